@@ -1,0 +1,2 @@
+//! The sampan executable.
+fn main() {}
