@@ -1,1 +1,27 @@
-//! Not written yet.
+//! What a Kubernetes object is: kinds, schemas, defaults, validation, patches, selectors, columns.
+//!
+//! Pure: no I/O, no async. This is the only member that knows where the typed
+//! structs come from; everyone else says `api::k8s::…`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod field;
+pub mod names;
+pub mod object;
+pub mod resource;
+pub mod schema;
+pub mod status;
+pub mod table;
+
+/// The typed structs of Kubernetes v1.35.
+pub use k8s_openapi::api as k8s;
+/// The shared meta types (`ObjectMeta`, `LabelSelector`, `Time`, `IntOrString` …).
+pub use k8s_openapi::apimachinery::pkg as meta;
+pub use object::{Meta, Object, OwnerRef, key_of, split_key};
+pub use resource::{Column, Plain, Resource, Strategy, Subresource};
+pub use status::Status;
+
+/// The Kubernetes version that this build speaks.
+pub const KUBERNETES_VERSION: &str = "v1.35.0";
+/// What `/version` and node status report.
+pub const VERSION: &str = "v1.35.0+sampan1";

@@ -1,0 +1,183 @@
+//! What the generic machinery knows of a resource: facts in a table, behaviour in a few functions.
+//!
+//! A built-in kind and a custom resource are the same [`Resource`]; the latter is made at run time.
+//! The generic machinery never matches on a kind.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::field::ErrorList;
+use crate::schema::TypeRef;
+
+/// A printer column.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Heading, such as `Ready`.
+    pub name: String,
+    /// `string`, `integer`, `date`, `boolean`, `number`.
+    pub kind: String,
+    /// `name` for the name column, else usually empty.
+    pub format: String,
+    /// What the column shows.
+    pub description: String,
+    /// 0 is shown always, 1 with `-o wide`.
+    pub priority: i32,
+}
+
+/// A subresource and what it is served with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subresource {
+    /// `/status`: an update of it changes status only.
+    Status,
+    /// `/scale` for kinds with `spec.replicas`.
+    Scale {
+        /// Path of the desired replicas, such as `/spec/replicas`.
+        spec_path: String,
+        /// Path of the observed replicas.
+        status_path: String,
+        /// Path of the selector: a serialized string or a label selector / map.
+        selector_path: String,
+    },
+    /// Any other subresource; the server has a handler for it by this name.
+    Other {
+        /// `log`, `exec`, `binding` ...
+        name: &'static str,
+        /// Kind of its body, such as `Binding`, with its group and version where they are not the parent's.
+        kind: &'static str,
+        /// Group of `kind`.
+        group: &'static str,
+        /// Version of `kind`.
+        version: &'static str,
+        /// Verbs in discovery.
+        verbs: &'static [&'static str],
+    },
+}
+
+impl Subresource {
+    /// The path segment.
+    pub fn name(&self) -> &str {
+        match self {
+            Subresource::Status => "status",
+            Subresource::Scale { .. } => "scale",
+            Subresource::Other { name, .. } => name,
+        }
+    }
+}
+
+/// The behaviour of a kind. Every function is pure; each has a default that does nothing.
+///
+/// All take the whole object as JSON of the resource's storage version, already decoded
+/// against the schema (types are right, `metadata` is an object, unknown fields are gone).
+pub trait Strategy: Send + Sync {
+    /// Fills in defaults, as upstream's `SetDefaults_*`; idempotent.
+    fn default(&self, _object: &mut Value) {}
+    /// Before a create: drops what a client may not set (usually status is dropped by the machinery already).
+    fn prepare_create(&self, _object: &mut Value) {}
+    /// Before an update of the main resource: copies over what may not change, beyond status and metadata.
+    fn prepare_update(&self, _new: &mut Value, _old: &Value) {}
+    /// Before an update of `status`: beyond copying everything but status from the old object.
+    fn prepare_status(&self, _new: &mut Value, _old: &Value) {}
+    /// Whether a change from old to new advances `metadata.generation` (the default compares `spec`).
+    fn generation_changed(&self, new: &Value, old: &Value) -> bool {
+        new.get("spec") != old.get("spec")
+    }
+    /// All that is wrong with a new object.
+    fn validate(&self, _object: &Value) -> ErrorList {
+        ErrorList::new()
+    }
+    /// All that is wrong with an update; called in addition to [`Strategy::validate`] on the new object.
+    fn validate_update(&self, _new: &Value, _old: &Value) -> ErrorList {
+        ErrorList::new()
+    }
+    /// All that is wrong with a status update.
+    fn validate_status(&self, _new: &Value, _old: &Value) -> ErrorList {
+        ErrorList::new()
+    }
+    /// The cells of the Table row, one for each of the resource's columns. `now` is the RFC 3339
+    /// time against which ages are shown.
+    fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        crate::table::default_cells(object, now)
+    }
+    /// The value of a selectable field beyond `metadata.name` and `metadata.namespace`;
+    /// `None` when the kind has no such field.
+    fn field(&self, _object: &Value, _path: &str) -> Option<String> {
+        None
+    }
+    /// Warnings sent with the response to a create or update (`Warning: 299`).
+    fn warnings(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+    /// The grace period for a deletion without one, in seconds; `None` deletes at once (all but pods).
+    fn default_grace_seconds(&self, _object: &Value) -> Option<i64> {
+        None
+    }
+    /// How names are checked.
+    fn name_error(&self, name: &str) -> Option<String> {
+        crate::names::dns1123_subdomain(name)
+    }
+}
+
+/// A strategy with nothing of its own.
+#[derive(Debug, Default)]
+pub struct Plain;
+impl Strategy for Plain {}
+
+/// One served resource.
+pub struct Resource {
+    /// API group; empty for core.
+    pub group: String,
+    /// The version served under this entry.
+    pub version: String,
+    /// `Pod`
+    pub kind: String,
+    /// `PodList`
+    pub list_kind: String,
+    /// `pods`
+    pub plural: String,
+    /// `pod`
+    pub singular: String,
+    /// `po`
+    pub short_names: Vec<String>,
+    /// `all`
+    pub categories: Vec<String>,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// Verbs in discovery order; upstream sorts them alphabetically.
+    /// A virtual resource (tokenreviews, subjectaccessreviews) has `create` only.
+    pub verbs: Vec<&'static str>,
+    /// Whether objects are stored; virtual resources are answered by a handler of the server.
+    pub stored: bool,
+    /// Subresources.
+    pub subresources: Vec<Subresource>,
+    /// The selectable fields beyond `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: Vec<String>,
+    /// Table columns.
+    pub columns: Vec<Column>,
+    /// Whether status is dropped on create and kept on update of the main resource.
+    pub has_status: bool,
+    /// Whether the kind counts `metadata.generation`.
+    pub has_generation: bool,
+    /// The schema type that decodes it.
+    pub schema: TypeRef,
+    /// Behaviour.
+    pub strategy: Arc<dyn Strategy>,
+}
+
+impl std::fmt::Debug for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Resource({}/{}/{})", self.group, self.version, self.plural)
+    }
+}
+
+impl Resource {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The subresource of this name.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name() == name)
+    }
+}
