@@ -112,6 +112,20 @@ pub trait Strategy: Send + Sync {
     fn default_grace_seconds(&self, _object: &Value) -> Option<i64> {
         None
     }
+    /// Whether a finished deletion answers with the object instead of a `Status` (pods and some others).
+    fn returns_deleted(&self) -> bool {
+        false
+    }
+    /// Called when deletion is requested of an object that stays for now (namespaces: phase Terminating).
+    fn begin_deletion(&self, _object: &mut Value) {}
+    /// Whether something besides `metadata.finalizers` holds the deletion (namespaces: `spec.finalizers`).
+    fn holds_deletion(&self, _object: &Value) -> bool {
+        false
+    }
+    /// Whether a PUT of an absent object creates it.
+    fn creates_on_update(&self) -> bool {
+        false
+    }
     /// How names are checked.
     fn name_error(&self, name: &str) -> Option<String> {
         crate::names::dns1123_subdomain(name)
