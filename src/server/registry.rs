@@ -513,6 +513,51 @@ impl Registry {
         Err(Status::stale(&resource.group, &resource.plural, name))
     }
 
+    /// Changes an object as the server itself wishes, past the rules for clients: what a
+    /// subresource such as `binding` or `finalize` does. An object whose deletion is then
+    /// finished goes.
+    ///
+    /// # Errors
+    /// 404, 409, and what `change` says.
+    pub async fn modify(
+        &self,
+        ctx: &WriteContext,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        change: &Change<'_>,
+    ) -> Result<Arc<Object>, Status> {
+        for _ in 0..ATTEMPTS {
+            let current = self.get(resource, namespace, name).await?;
+            let old = current.to_value();
+            let mut new = change(&old)?.value;
+            new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+            if new["spec"] != old["spec"] && resource.has_generation {
+                let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
+                new["metadata"]["generation"] = (g + 1).into();
+            }
+            if ctx.dry_run {
+                return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
+            }
+            let prefix = storage::prefix(resource);
+            let result = if finished_deletion(resource, &new) {
+                let removed = storage::remove(&*self.store, &prefix, &current.key(), current.revision()).await;
+                removed.and_then(|revision| {
+                    new["metadata"]["resourceVersion"] = revision.to_string().into();
+                    Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?))
+                })
+            } else {
+                storage::write(&*self.store, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
+            };
+            match result {
+                Ok(o) => return Ok(o),
+                Err(WriteError::Conflict) => continue,
+                Err(WriteError::Status(s)) => return Err(s),
+            }
+        }
+        Err(Status::stale(&resource.group, &resource.plural, name))
+    }
+
     #[allow(clippy::too_many_arguments)]
     async fn update_once(
         &self,

@@ -62,3 +62,28 @@ pub trait Admission: Send + Sync {
         Ok(())
     }
 }
+
+mod default_toleration_seconds;
+mod namespace_lifecycle;
+mod priority;
+mod service_account;
+
+use std::sync::{Arc, Weak};
+
+use crate::Server;
+
+/// The plugins in upstream's order.
+pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
+    let weak: Weak<Server> = Arc::downgrade(server);
+    vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle(weak.clone())),
+        Arc::new(service_account::ServiceAccount(weak.clone())),
+        Arc::new(priority::Priority(weak)),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+    ]
+}
+
+/// The server behind a plugin; it is gone only while the process ends.
+fn alive(server: &Weak<Server>) -> Result<Arc<Server>, Status> {
+    server.upgrade().ok_or_else(|| Status::unavailable("the server is shutting down"))
+}

@@ -23,3 +23,13 @@ pub trait Authenticator: Send + Sync {
     /// 401 when it carries something that is wrong or expired.
     async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, Status>;
 }
+
+pub mod tokens;
+pub mod x509;
+
+use std::sync::Arc;
+
+/// The authenticators in order.
+pub fn authenticators(server: &Arc<crate::Server>) -> Vec<Arc<dyn Authenticator>> {
+    vec![Arc::new(x509::ClientCertificate), Arc::new(tokens::Bearer(Arc::downgrade(server)))]
+}

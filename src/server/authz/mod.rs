@@ -67,3 +67,17 @@ pub fn forbidden(user: &User, r: &RequestInfo, reason: &str) -> api::Status {
     );
     api::Status::forbidden(&r.group, &r.resource, &r.name, &why)
 }
+
+pub mod node;
+pub mod rbac;
+
+use std::sync::Arc;
+
+/// The authorizers in order.
+pub fn authorizers(server: &Arc<crate::Server>) -> Vec<Arc<dyn Authorizer>> {
+    vec![
+        Arc::new(Masters),
+        Arc::new(node::Node(Arc::downgrade(server))),
+        Arc::new(rbac::Rbac(Arc::downgrade(server))),
+    ]
+}
