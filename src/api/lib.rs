@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod affinity;
 pub mod codec;
 pub mod convert;
 pub mod field;

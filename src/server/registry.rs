@@ -500,7 +500,7 @@ impl Registry {
             };
             let old = current.to_value();
             let mut warnings = Vec::new();
-            let mut new = accept(ctx, resource, change(&old)?, &mut warnings)?;
+            let mut new = accept(ctx, resource, change(&served(resource, &old))?, &mut warnings)?;
             place(resource, &mut new, namespace, name)?;
             preconditions(resource, name, &new, &current)?;
             let object = match self.update_once(ctx, resource, namespace, name, subresource, &current, &old, new, &mut warnings).await {
@@ -723,7 +723,23 @@ fn accept(ctx: &WriteContext, resource: &Resource, body: Decoded, warnings: &mut
     if !m.get("metadata").is_some_and(Value::is_object) {
         m.insert("metadata".into(), Value::Object(Map::new()));
     }
+    if let Some(c) = &resource.convert {
+        (c.to_storage)(&mut value);
+    }
     Ok(value)
+}
+
+/// A stored object in the version that the resource serves.
+pub fn served<'a>(resource: &Resource, stored: &'a Value) -> std::borrow::Cow<'a, Value> {
+    match &resource.convert {
+        None => std::borrow::Cow::Borrowed(stored),
+        Some(_) if stored.is_null() => std::borrow::Cow::Borrowed(stored),
+        Some(c) => {
+            let mut v = stored.clone();
+            (c.from_storage)(&mut v);
+            std::borrow::Cow::Owned(v)
+        }
+    }
 }
 
 /// Checks and sets namespace and name as the URL has them.

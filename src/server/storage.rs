@@ -21,7 +21,7 @@ pub const MAX_OBJECT_BYTES: usize = 1_572_864;
 
 /// The key space of a resource: `/registry/<group or core>/<plural>/`.
 pub fn prefix(resource: &Resource) -> String {
-    let group = if resource.group.is_empty() { "core" } else { &resource.group };
+    let group = if resource.storage_group.is_empty() { "core" } else { &resource.storage_group };
     format!("/registry/{group}/{}/", resource.plural)
 }
 

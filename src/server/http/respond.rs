@@ -112,7 +112,7 @@ pub fn table(resource: &Resource, objects: &[Arc<Object>], include: IncludeObjec
             match include {
                 IncludeObject::None => {}
                 IncludeObject::Metadata => row["object"] = partial_metadata(&value),
-                IncludeObject::Object => row["object"] = value,
+                IncludeObject::Object => row["object"] = crate::registry::served(resource, &value).into_owned(),
             }
             row
         })
@@ -126,10 +126,18 @@ pub fn table(resource: &Resource, objects: &[Arc<Object>], include: IncludeObjec
     })
 }
 
+/// The JSON of an object in the version that the resource serves; shared when it is the stored one.
+pub fn served_bytes(resource: &Resource, o: &Object) -> Bytes {
+    if resource.convert.is_none() {
+        return o.bytes().clone();
+    }
+    Bytes::from(crate::registry::served(resource, &o.to_value()).to_string())
+}
+
 /// One object in the accepted form.
 pub fn object(code: u16, accepted: Accepted, resource: &Resource, o: &Arc<Object>, include: IncludeObject) -> Reply {
     let body = match accepted.form {
-        Form::Object => o.bytes().clone(),
+        Form::Object => served_bytes(resource, o),
         Form::Metadata => Bytes::from(partial_metadata(&o.to_value()).to_string()),
         Form::Table => {
             let meta = json!({"resourceVersion": o.meta().resource_version});
@@ -171,7 +179,7 @@ pub fn list(accepted: Accepted, resource: &Resource, page: &Page, continue_token
                 if i > 0 {
                     b.put_u8(b',');
                 }
-                b.put_slice(o.bytes());
+                b.put_slice(&served_bytes(resource, o));
             }
             b.put_slice(b"]}\n");
             b.freeze()

@@ -35,7 +35,7 @@ struct Shape {
 impl Shape {
     fn of_object(&mut self, change: Change, object: &Arc<Object>) -> Bytes {
         let body = match self.form {
-            Form::Object => return watch_cache::frame(change.name(), object.bytes()),
+            Form::Object => return watch_cache::frame(change.name(), &respond::served_bytes(&self.resource, object)),
             Form::Metadata => respond::partial_metadata(&object.to_value()),
             Form::Table => {
                 let meta = json!({"resourceVersion": object.meta().resource_version});
@@ -47,7 +47,7 @@ impl Shape {
     }
 
     fn of_event(&mut self, change: Change, event: &CacheEvent) -> Bytes {
-        if self.form == Form::Object { event.frame(change) } else { self.of_object(change, &event.object) }
+        if self.form == Form::Object && self.resource.convert.is_none() { event.frame(change) } else { self.of_object(change, &event.object) }
     }
 
     fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
