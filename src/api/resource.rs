@@ -99,10 +99,15 @@ pub trait Strategy: Send + Sync {
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         crate::table::default_cells(object, now)
     }
-    /// The value of a selectable field beyond `metadata.name` and `metadata.namespace`;
-    /// `None` when the kind has no such field.
-    fn field(&self, _object: &Value, _path: &str) -> Option<String> {
-        None
+    /// The value of a selectable field beyond `metadata.name` and `metadata.namespace`: by default
+    /// the field of that path; `None` when the object has no such field.
+    fn field(&self, object: &Value, path: &str) -> Option<String> {
+        match object.pointer(&format!("/{}", path.replace('.', "/")))? {
+            Value::String(s) => Some(s.clone()),
+            Value::Bool(b) => Some(b.to_string()),
+            Value::Number(n) => Some(n.to_string()),
+            _ => None,
+        }
     }
     /// Warnings sent with the response to a create or update (`Warning: 299`).
     fn warnings(&self, _object: &Value) -> Vec<String> {
