@@ -172,3 +172,19 @@ fn the_protobuf_form_has_all_definitions() {
     let expected: Vec<String> = document["definitions"].as_object().unwrap().keys().cloned().collect();
     assert_eq!(names, expected);
 }
+
+#[test]
+#[ignore = "prints sizes and writes documents for inspection with other tools"]
+fn dump() {
+    let resources = registry::builtin();
+    let start = std::time::Instant::now();
+    let document = v2(&resources);
+    let bytes = v2_protobuf(&document);
+    println!("v2: {} bytes JSON, {} protobuf, {:?}", document.to_string().len(), bytes.len(), start.elapsed());
+    let core = v3("", "v1", &resources).to_string();
+    println!("v3 core: {} bytes", core.len());
+    let directory = std::env::temp_dir();
+    std::fs::write(directory.join("sampan-v2.json"), document.to_string()).unwrap();
+    std::fs::write(directory.join("sampan-v2.pb"), bytes).unwrap();
+    std::fs::write(directory.join("sampan-v3-core.json"), core).unwrap();
+}
