@@ -176,6 +176,10 @@ fn the_protobuf_form_has_all_definitions() {
 #[test]
 #[ignore = "prints sizes and writes documents for inspection with other tools"]
 fn dump() {
+    let pages = || std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse::<i64>().unwrap();
+    let (before, start) = (pages(), std::time::Instant::now());
+    crate::schema::Schemas::builtin();
+    println!("type table: {} KiB, {:?}", (pages() - before) * 4, start.elapsed());
     let resources = registry::builtin();
     let start = std::time::Instant::now();
     let document = v2(&resources);
