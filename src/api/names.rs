@@ -16,7 +16,7 @@ const LABEL_1035_MESSAGE: &str = "a DNS-1035 label must consist of lower case al
 const QUALIFIED_FORM: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const QUALIFIED_MESSAGE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
-/// `must be no more than 63 characters`, upstream's `MaxLenError`.
+/// Upstream's `MaxLenError`.
 pub fn max_len_error(max: usize) -> String {
     format!("must be no more than {max} bytes")
 }

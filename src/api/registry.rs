@@ -226,6 +226,20 @@ const EVENT_FIELDS: &[&str] = &[
     "type",
 ];
 
+/// The names that `events.k8s.io` has for the same fields; the event's strategy knows both.
+const EVENT_V1_FIELDS: &[&str] = &[
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "regarding.apiVersion",
+    "regarding.resourceVersion",
+    "regarding.fieldPath",
+    "reason",
+    "reportingController",
+    "type",
+];
+
 fn apps(all: &mut Vec<Entry>) {
     let kind = |kind, plural| namespaced("apps", "v1", kind, plural);
     all.extend([
@@ -317,7 +331,7 @@ fn small_groups(all: &mut Vec<Entry>) {
         namespaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation(),
         namespaced("events.k8s.io", "v1", "Event", "events")
             .short(&["ev"])
-            .fields(EVENT_FIELDS)
+            .fields(EVENT_V1_FIELDS)
             .stored_as("", "v1", convert::EVENTS_V1),
     ]);
 }

@@ -320,9 +320,9 @@ impl Schemas {
     /// The types of Kubernetes v1.35; built at the first call.
     pub fn builtin() -> &'static Schemas {
         static BUILTIN: LazyLock<Schemas> = LazyLock::new(|| {
-            let file = flate2::read::GzDecoder::new(DATA);
+            let open = || std::io::BufReader::new(flate2::read::GzDecoder::new(DATA));
             // The file is part of the build and a test reads it.
-            build::builtin(std::io::BufReader::new(file)).unwrap_or_else(|e| panic!("the built-in schemas: {e}"))
+            build::builtin(open).unwrap_or_else(|e| panic!("the built-in schemas: {e}"))
         });
         &BUILTIN
     }

@@ -21,6 +21,8 @@ use crate::resource::{Plain, Strategy};
 
 /// The behaviour of a built-in kind.
 pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
+    // One line for each kind with behaviour of its own, above the last.
+    #[allow(clippy::match_single_binding)]
     match (group, kind) {
         ("", "Pod") => Arc::new(pod::Pod),
         ("", "PodTemplate") => Arc::new(pod::PodTemplate),

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::{Attributes, Definition, Field, Graph, Node, OBJECT_META, Schemas, Shape};
@@ -55,11 +56,6 @@ struct Kind {
     group: String,
     version: String,
     kind: String,
-}
-
-#[derive(Deserialize)]
-struct File {
-    definitions: BTreeMap<String, Schema>,
 }
 
 struct Builder {
@@ -182,12 +178,52 @@ impl Builder {
     }
 }
 
-/// All built-in types.
-pub(super) fn builtin(file: impl Read) -> Result<Schemas, serde_json::Error> {
-    let file: File = serde_json::from_reader(file)?;
+/// Hands each definition of the file to a function, one at a time: the whole file as a tree
+/// would cost megabytes that the allocator keeps.
+fn each_definition(file: impl Read, visit: &mut dyn FnMut(String, Schema)) -> Result<(), serde_json::Error> {
+    struct Each<'a>(&'a mut dyn FnMut(String, Schema));
+    impl<'de> Visitor<'de> for Each<'_> {
+        type Value = ();
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a map of definitions")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            while let Some((name, schema)) = map.next_entry()? {
+                (self.0)(name, schema);
+            }
+            Ok(())
+        }
+    }
+    impl<'de> DeserializeSeed<'de> for Each<'_> {
+        type Value = ();
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+            deserializer.deserialize_map(self)
+        }
+    }
+    struct File<'a>(&'a mut dyn FnMut(String, Schema));
+    impl<'de> Visitor<'de> for File<'_> {
+        type Value = ();
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object with definitions")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+            while let Some(key) = map.next_key::<String>()? {
+                match key.as_str() {
+                    "definitions" => map.next_value_seed(Each(&mut *self.0))?,
+                    _ => map.next_value::<serde::de::IgnoredAny>().map(drop)?,
+                }
+            }
+            Ok(())
+        }
+    }
+    serde_json::Deserializer::from_reader(file).deserialize_map(File(visit))
+}
+
+/// All built-in types. `open` opens the file; it is read twice.
+pub(super) fn builtin<R: Read>(open: impl Fn() -> R) -> Result<Schemas, serde_json::Error> {
     let mut b = Builder::new(true);
     // Definitions first, so that references (also circular ones) find a number; fields after.
-    for (name, s) in &file.definitions {
+    each_definition(open(), &mut |name, s| {
         let shape = match name.rsplit('.').next().unwrap_or_default() {
             "Quantity" => Shape::Quantity,
             "MicroTime" => Shape::MicroTime,
@@ -199,33 +235,28 @@ pub(super) fn builtin(file: impl Read) -> Result<Schemas, serde_json::Error> {
                 b.graph.definitions.push(d);
                 Shape::Object((b.graph.definitions.len() - 1) as u32)
             }
-            _ => b.shape(name, s).0,
+            _ => b.shape(&name, &s).0,
         };
-        let attributes = b.attributes(s, 0);
-        b.shapes.insert(name.clone(), (shape, attributes));
-    }
-    let mut names = Vec::new();
+        let attributes = b.attributes(&s, 0);
+        b.shapes.insert(name, (shape, attributes));
+    })?;
+    let mut names: Vec<(Box<str>, u32)> = Vec::new();
     let mut kinds = Vec::new();
-    for (name, s) in &file.definitions {
-        let (shape, attributes) = b.shapes[name];
+    each_definition(open(), &mut |name, s| {
+        let (shape, attributes) = b.shapes[&name];
         if let Shape::Object(i) = shape {
-            let fields = b.fields(name, s);
+            let fields = b.fields(&name, &s);
             b.graph.definitions[i as usize].fields = fields;
         }
         let node = b.node(Node { shape, attributes });
-        names.push((name.as_str().into(), node));
-        if let [only] = &s.kinds[..] {
-            kinds.push(((only.group.clone(), only.version.clone(), only.kind.clone()), node));
-        }
-    }
-    for (name, s) in &file.definitions {
-        // DeleteOptions exists in every group; the one in "" stands for all.
-        if s.kinds.len() > 1 {
-            let node = names.binary_search_by(|(n, _): &(Box<str>, u32)| (**n).cmp(name)).map(|i| names[i].1).unwrap_or(0);
-            kinds.extend(s.kinds.iter().map(|k| ((k.group.clone(), k.version.clone(), k.kind.clone()), node)));
-        }
-    }
+        // DeleteOptions and WatchEvent are kinds of every group.
+        kinds.extend(s.kinds.into_iter().map(|k| ((k.group, k.version, k.kind), node)));
+        names.push((name.into(), node));
+    })?;
+    names.sort();
     kinds.sort();
+    names.shrink_to_fit();
+    kinds.shrink_to_fit();
     let mut graph = b.graph;
     graph.nodes.shrink_to_fit();
     graph.definitions.shrink_to_fit();
