@@ -67,6 +67,7 @@ mod default_toleration_seconds;
 mod namespace_lifecycle;
 mod priority;
 mod service_account;
+mod service_addresses;
 
 use std::sync::{Arc, Weak};
 
@@ -78,8 +79,9 @@ pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle(weak.clone())),
         Arc::new(service_account::ServiceAccount(weak.clone())),
-        Arc::new(priority::Priority(weak)),
+        Arc::new(priority::Priority(weak.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(service_addresses::ServiceAddresses::new(weak)),
     ]
 }
 
