@@ -32,14 +32,31 @@ impl DirWatch {
     /// # Errors
     /// When inotify has no watch left or the folder is not there.
     pub fn new(dir: &Path) -> io::Result<DirWatch> {
+        DirWatch::with(dir, AddWatchFlags::empty())
+    }
+
+    /// As [`DirWatch::new`], and every write to a file counts, too.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn with_writes(dir: &Path) -> io::Result<DirWatch> {
+        DirWatch::with(dir, AddWatchFlags::IN_MODIFY)
+    }
+
+    fn with(dir: &Path, more: AddWatchFlags) -> io::Result<DirWatch> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let flags = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_DELETE;
+            | AddWatchFlags::IN_DELETE
+            | more;
         inotify.add_watch(dir, flags)?;
-        Ok(DirWatch { fd: AsyncFd::new(Fd(inotify))? })
+        // SAFETY: `Fd` owns the inotify descriptor and gives the same one until it is dropped, which
+        // is what `register` asks for.
+        #[allow(unsafe_code)]
+        let fd = unsafe { AsyncFd::register(Fd(inotify))? };
+        Ok(DirWatch { fd })
     }
 
     /// Waits for the next changes; gives the names of the files concerned.

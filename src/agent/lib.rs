@@ -94,24 +94,30 @@ async fn start(config: Config, tasks: &TaskTracker, cancel: &CancellationToken) 
     if own_runtime {
         images::store::put(&channel, &images::pause::image()?).await?;
     }
-    let spawn = |future: futures::future::BoxFuture<'static, ()>| {
-        let cancel = cancel.clone();
-        tasks.spawn(async move {
-            let _ = cancel.run_until_cancelled(future).await;
-        });
-    };
     match dirwatch::DirWatch::new(&paths.images()) {
         // Watched before they are read, so that none is missed in between.
         Ok(watch) => {
             let dir = paths.images();
             let channel = channel.clone();
-            spawn(Box::pin(async move {
+            spawn_on(tasks, cancel, Box::pin(async move {
                 images::import::import_all(&channel, &dir).await;
                 images::import::follow(channel, dir, watch).await;
             }));
         }
         Err(e) => tracing::error!(error = %e, "the images folder is not watched"),
     }
+    assemble(config, paths, runtime, tasks, cancel).await
+}
+
+/// The kubelet over any runtime.
+async fn assemble(
+    config: Config,
+    paths: Paths,
+    runtime: Arc<dyn Runtime>,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> Result<(), Error> {
+    let spawn = |future: futures::future::BoxFuture<'static, ()>| spawn_on(tasks, cancel, future);
     let cgroups = kubelet::cgroup::Cgroups::detect(&config.cgroup_parent);
     cgroups.prepare().map_err(Error::Cgroups)?;
 
@@ -165,6 +171,13 @@ async fn start(config: Config, tasks: &TaskTracker, cancel: &CancellationToken) 
     spawn(Box::pin(kubelet::pleg::run(shared, pods.clone())));
     spawn(Box::pin(pods.run()));
     Ok(())
+}
+
+fn spawn_on(tasks: &TaskTracker, cancel: &CancellationToken, future: futures::future::BoxFuture<'static, ()>) {
+    let cancel = cancel.clone();
+    tasks.spawn(async move {
+        let _ = cancel.run_until_cancelled(future).await;
+    });
 }
 
 /// containerd's socket answers before its CRI part does, and there is no event for that.

@@ -55,7 +55,9 @@ impl Cgroups {
             match tail.next() {
                 Some("cgroup") => {
                     for option in tail.nth(1).unwrap_or_default().split(',') {
-                        if !matches!(option, "rw" | "ro" | "") && !option.contains('=') {
+                        // Named hierarchies (systemd's) have no controller, but runtimes make groups there, too.
+                        let option = option.strip_prefix("name=").unwrap_or(option);
+                        if !matches!(option, "rw" | "ro" | "none" | "xattr" | "") && !option.contains('=') {
                             v1.push((option.to_owned(), PathBuf::from(point)));
                         }
                     }

@@ -201,6 +201,11 @@ impl Pods {
         fitting.into_iter().next()
     }
 
+    /// What is seen of a pod, from now on.
+    pub fn follow(&self, uid: &str) -> Option<tokio::sync::watch::Receiver<Arc<Observed>>> {
+        self.workers().get(uid).map(|e| e.handle.seen.clone())
+    }
+
     /// Works until cancelled.
     pub async fn run(self: Arc<Self>) {
         match self.shared.runtime.list_sandboxes(&[]).await {

@@ -1,6 +1,7 @@
 //! What the agent's tests stand on: an API in memory, and helpers.
 
 pub mod api;
+mod faked;
 mod real;
 
 use std::time::Duration;

@@ -50,6 +50,11 @@ fn labels(wanted: &[(&str, &str)]) -> std::collections::HashMap<String, String> 
     wanted.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
+/// CRI knows whole seconds only: a grace period is never shortened by that.
+fn whole_seconds(d: Duration) -> i64 {
+    i64::try_from(d.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
+}
+
 fn gone_is_fine(r: Result<(), Error>) -> Result<(), Error> {
     match r {
         Err(e) if e.is_not_found() => Ok(()),
@@ -184,7 +189,7 @@ impl Runtime for Grpc {
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
         let ask = v1::StopContainerRequest {
             container_id: id.to_owned(),
-            timeout: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
+            timeout: whole_seconds(grace),
         };
         gone_is_fine(self.runtime().stop_container(timed(ask, grace + CALL)).await.map(|_| ()).map_err(failed))
     }
@@ -224,7 +229,7 @@ impl Runtime for Grpc {
         let ask = v1::ExecSyncRequest {
             container_id: id.to_owned(),
             cmd: command.to_vec(),
-            timeout: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            timeout: whole_seconds(timeout),
         };
         // The runtime keeps the time; the call gets a little more.
         let answer = self.runtime().exec_sync(timed(ask, timeout + Duration::from_secs(5))).await.map_err(failed)?;
