@@ -5,20 +5,31 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod affinity;
+pub mod codec;
+pub mod convert;
 pub mod field;
+pub mod kinds;
+pub mod metadata;
 pub mod names;
 pub mod object;
+pub mod openapi;
+pub mod patch;
+pub mod quantity;
+pub mod registry;
 pub mod resource;
 pub mod schema;
+pub mod selector;
 pub mod status;
 pub mod table;
+pub mod time;
 
 /// The typed structs of Kubernetes v1.35.
 pub use k8s_openapi::api as k8s;
 /// The shared meta types (`ObjectMeta`, `LabelSelector`, `Time`, `IntOrString` …).
 pub use k8s_openapi::apimachinery::pkg as meta;
 pub use object::{Meta, Object, OwnerRef, key_of, split_key};
-pub use resource::{Column, Plain, Resource, Strategy, Subresource};
+pub use resource::{Column, Convert, Plain, Resource, Strategy, Subresource};
 pub use status::Status;
 
 /// The Kubernetes version that this build speaks.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::resource::Resource;
 use crate::status::Status;
 
 /// An owner reference, as far as the machinery needs it.
@@ -72,6 +73,7 @@ pub struct Object {
     meta: Meta,
     revision: u64,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+    selectable: OnceLock<Box<[String]>>,
 }
 
 impl std::fmt::Debug for Object {
@@ -88,7 +90,7 @@ impl Object {
     pub fn from_bytes(bytes: Bytes) -> Result<Object, serde_json::Error> {
         let head: Head = serde_json::from_slice(&bytes)?;
         let revision = head.metadata.resource_version.parse().unwrap_or(0);
-        Ok(Object { bytes, meta: head.metadata, revision, typed: OnceLock::new() })
+        Ok(Object { bytes, meta: head.metadata, revision, typed: OnceLock::new(), selectable: OnceLock::new() })
     }
 
     /// Serializes a value into an object.
@@ -123,6 +125,16 @@ impl Object {
     pub fn to_value(&self) -> Value {
         // The bytes were parsed when the object was made, so this cannot fail.
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    /// The values of the resource's selectable fields, in their order; computed at the first
+    /// call. An object belongs to one resource, so the answer never changes.
+    pub fn selectable(&self, resource: &Resource) -> &[String] {
+        self.selectable.get_or_init(|| {
+            let value = self.to_value();
+            let fields = resource.selectable_fields.iter();
+            fields.map(|f| resource.strategy.field(&value, f).unwrap_or_default()).collect()
+        })
     }
 
     /// The typed form; decoded at the first call, shared by all later ones.

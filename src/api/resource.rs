@@ -99,10 +99,15 @@ pub trait Strategy: Send + Sync {
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
         crate::table::default_cells(object, now)
     }
-    /// The value of a selectable field beyond `metadata.name` and `metadata.namespace`;
-    /// `None` when the kind has no such field.
-    fn field(&self, _object: &Value, _path: &str) -> Option<String> {
-        None
+    /// The value of a selectable field beyond `metadata.name` and `metadata.namespace`: by default
+    /// the field of that path; `None` when the object has no such field.
+    fn field(&self, object: &Value, path: &str) -> Option<String> {
+        match object.pointer(&format!("/{}", path.replace('.', "/")))? {
+            Value::String(s) => Some(s.clone()),
+            Value::Bool(b) => Some(b.to_string()),
+            Value::Number(n) => Some(n.to_string()),
+            _ => None,
+        }
     }
     /// Warnings sent with the response to a create or update (`Warning: 299`).
     fn warnings(&self, _object: &Value) -> Vec<String> {
@@ -130,6 +135,16 @@ pub trait Strategy: Send + Sync {
     fn name_error(&self, name: &str) -> Option<String> {
         crate::names::dns1123_subdomain(name)
     }
+}
+
+/// How objects of a served version become objects of the storage version, and back.
+/// Both set `apiVersion`.
+#[derive(Clone, Copy)]
+pub struct Convert {
+    /// From this entry's version to the stored one.
+    pub to_storage: fn(&mut Value),
+    /// From the stored version to this entry's.
+    pub from_storage: fn(&mut Value),
 }
 
 /// A strategy with nothing of its own.
@@ -172,6 +187,12 @@ pub struct Resource {
     pub has_status: bool,
     /// Whether the kind counts `metadata.generation`.
     pub has_generation: bool,
+    /// The group under which objects are stored, where another group serves the same objects.
+    pub storage_group: String,
+    /// The version in which objects are stored; all other behaviour but the schema works on it.
+    pub storage_version: String,
+    /// The kind's two directions between this version and the stored one; `None` when they are the same.
+    pub convert: Option<Convert>,
     /// The schema type that decodes it.
     pub schema: TypeRef,
     /// Behaviour.
@@ -188,6 +209,20 @@ impl Resource {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `v1` or `apps/v1` of the stored objects.
+    pub fn storage_api_version(&self) -> String {
+        if self.storage_group.is_empty() {
+            self.storage_version.clone()
+        } else {
+            format!("{}/{}", self.storage_group, self.storage_version)
+        }
+    }
+
+    /// Whether objects are stored in this very group and version.
+    pub fn is_storage(&self) -> bool {
+        self.convert.is_none()
     }
 
     /// The subresource of this name.

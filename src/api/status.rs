@@ -234,6 +234,11 @@ impl Status {
         s
     }
 
+    /// 500 with a message of its own, without upstream's prefix.
+    pub fn internal_plain(message: impl Into<String>) -> Status {
+        Status::new(500, "InternalError", message)
+    }
+
     /// 501: something this version does not do.
     pub fn not_implemented(what: impl Into<String>) -> Status {
         Status::new(501, "NotImplemented", what)

@@ -1,1 +1,252 @@
-//! Not written yet.
+//! The API server.
+//!
+//! * [`storage`], [`watch_cache`], [`registry`] – objects over the store, in memory, and the one pipeline.
+//! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
+//! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
+//! * [`pki`] – certificate authorities, leaves, service account keys, join tokens.
+//! * [`local`] – `client::Api` in process: the same pipeline without a socket.
+//! * [`serving`] – the TLS listener.  [`bootstrap`] – the objects every cluster starts with.
+//!
+//! Knows nothing of controllers, scheduler or agent.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
+pub mod discovery;
+pub mod http;
+pub mod local;
+pub mod paths;
+pub mod pki;
+pub mod registry;
+pub mod request;
+pub mod serving;
+pub mod storage;
+pub mod subresources;
+pub mod watch_cache;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use api::{Resource, Status};
+use serde_json::{Value, json};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authn::Authenticator;
+use crate::authn::tokens::Tokens;
+use crate::authz::Authorizer;
+use crate::registry::Registry;
+use crate::watch_cache::Caches;
+
+/// What the API server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address that others reach it at.
+    pub advertise_address: IpAddr,
+    /// The port it listens on.
+    pub port: u16,
+    /// `https://kubernetes.default.svc.cluster.local`, the issuer of service account tokens.
+    pub issuer: String,
+    /// The range of service addresses.
+    pub service_cidr: ipnet::IpNet,
+    /// `cluster.local`
+    pub cluster_domain: String,
+    /// Node ports, first and last.
+    pub node_ports: (u16, u16),
+}
+
+/// The API server, without its sockets.
+pub struct Server {
+    config: Config,
+    address: String,
+    registry: Registry,
+    resources: Arc<Vec<Arc<Resource>>>,
+    by_gvr: HashMap<(String, String, String), Arc<Resource>>,
+    authenticators: OnceLock<Vec<Arc<dyn Authenticator>>>,
+    authorizers: OnceLock<Vec<Arc<dyn Authorizer>>>,
+    tokens: Arc<Tokens>,
+    pki: Arc<pki::Pki>,
+    shutting_down: AtomicBool,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Server({})", self.address)
+    }
+}
+
+impl Server {
+    /// Loads the caches from the store and starts following it on `tasks`. When following
+    /// fails, `cancel` ends everything: a server with stale caches must not go on.
+    ///
+    /// # Errors
+    /// A store error, or stored values that do not decode.
+    pub async fn start(
+        config: Config,
+        store: Arc<dyn Store>,
+        pki: Arc<pki::Pki>,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> Result<Arc<Server>, Status> {
+        let resources = api::registry::builtin();
+        let mut prefixes: Vec<String> = resources.iter().filter(|r| r.stored).map(|r| storage::prefix(r)).collect();
+        prefixes.sort();
+        prefixes.dedup();
+        let caches = Caches::load(store.clone(), &prefixes).await?;
+        let by_gvr = resources
+            .iter()
+            .map(|r| ((r.group.clone(), r.version.clone(), r.plural.clone()), r.clone()))
+            .collect();
+        let address = match config.advertise_address {
+            IpAddr::V6(a) => format!("[{a}]:{}", config.port),
+            IpAddr::V4(a) => format!("{a}:{}", config.port),
+        };
+        let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
+        let server = Arc::new(Server {
+            address,
+            registry: Registry::new(store, caches.clone()),
+            resources: Arc::new(resources),
+            by_gvr,
+            authenticators: OnceLock::new(),
+            authorizers: OnceLock::new(),
+            tokens,
+            pki,
+            shutting_down: AtomicBool::new(false),
+            config,
+        });
+        server.registry.set_admission(admission::plugins(&server));
+        let _ = server.authorizers.set(authz::authorizers(&server));
+        let _ = server.authenticators.set(authn::authenticators(&server));
+        let (cancel, own) = (cancel.clone(), server.clone());
+        tasks.spawn(async move {
+            if let Err(s) = own.registry.caches().run(cancel.clone()).await {
+                tracing::error!(error = %s, "the watch cache cannot follow the store; shutting down");
+            }
+            own.shutting_down.store(true, Ordering::Relaxed);
+            cancel.cancel();
+        });
+        Ok(server)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// `host:port` as others reach it.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The pipeline.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Everything that is served.
+    pub fn resources(&self) -> Arc<Vec<Arc<Resource>>> {
+        self.resources.clone()
+    }
+
+    /// One served resource.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn resource(&self, group: &str, version: &str, plural: &str) -> Result<Arc<Resource>, Status> {
+        let key = (group.to_owned(), version.to_owned(), plural.to_owned());
+        self.by_gvr.get(&key).cloned().ok_or_else(Status::no_such_resource)
+    }
+
+    /// The authenticators in order.
+    pub fn authenticators(&self) -> &[Arc<dyn Authenticator>] {
+        self.authenticators.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The authorizers in order.
+    pub fn authorizers(&self) -> &[Arc<dyn Authorizer>] {
+        self.authorizers.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Service account tokens.
+    pub fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
+    /// Keys and certificates.
+    pub fn pki(&self) -> &Arc<pki::Pki> {
+        &self.pki
+    }
+
+    /// TLS towards kubelets, with this server's client certificate.
+    pub fn kubelet_tls(&self) -> Arc<rustls::ClientConfig> {
+        self.pki.kubelet_client()
+    }
+
+    /// TLS towards `https:` proxy targets, whose certificates nobody vouches for (as upstream).
+    pub fn insecure_tls(&self) -> Arc<rustls::ClientConfig> {
+        self.pki.insecure_client()
+    }
+
+    /// The public keys of service account tokens, as a JSON Web Key Set.
+    pub fn jwks(&self) -> Value {
+        self.tokens.jwks()
+    }
+
+    /// The OpenID discovery document.
+    pub fn openid_configuration(&self) -> Value {
+        json!({
+            "issuer": self.config.issuer,
+            "jwks_uri": format!("https://{}/openid/v1/jwks", self.address),
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        })
+    }
+
+    /// The metrics in the text exposition format.
+    pub fn metrics_text(&self) -> String {
+        let caches = self.registry.caches();
+        let mut text = String::from(
+            "# HELP apiserver_storage_objects Number of stored objects at the time of last check split by kind.\n\
+             # TYPE apiserver_storage_objects gauge\n",
+        );
+        let mut watchers = String::from(
+            "# HELP apiserver_longrunning_requests Gauge of all active long-running apiserver requests.\n\
+             # TYPE apiserver_longrunning_requests gauge\n",
+        );
+        for r in self.resources.iter().filter(|r| r.stored) {
+            let Some(cache) = caches.get(&storage::prefix(r)) else { continue };
+            let name = api::status::qualified(&r.group, &r.plural);
+            text += &format!("apiserver_storage_objects{{resource={name:?}}} {}\n", cache.objects().len());
+            let n = cache.watchers();
+            if n > 0 {
+                watchers += &format!(
+                    "apiserver_longrunning_requests{{group={:?},resource={:?},verb=\"WATCH\",version={:?}}} {n}\n",
+                    r.group, r.plural, r.version
+                );
+            }
+        }
+        text + &watchers
+            + &format!(
+                "# HELP sampan_store_revision The revision of the latest write that the watch cache shows.\n\
+                 # TYPE sampan_store_revision gauge\nsampan_store_revision {}\n",
+                caches.applied()
+            )
+    }
+
+    /// Whether the server is about to end.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Relaxed)
+    }
+
+    /// What RBAC allows a user in a namespace: the status of a SelfSubjectRulesReview.
+    pub fn rules_of(self: &Arc<Self>, user: &request::User, namespace: &str) -> Value {
+        authz::rbac::rules_of(self, user, namespace)
+    }
+}

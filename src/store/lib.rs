@@ -16,10 +16,47 @@
 //! * **HistoryAcrossRestart** – a watch may resume from any revision inside the
 //!   history window, also after a restart.
 
-use std::sync::Arc;
+//!
+//! The files, from the bottom up:
+//!
+//! * `disk` – the file layer, real or (`simulated`) one that loses what was not synced
+//! * `record`, `log`, `manifest` – the bytes on disk and the rules for changing them
+//! * `engine` – the materialized current state: sled, or a simulated one
+//! * `hub` – recent events and the watchers, from history over to live
+//! * `commit` – commit, checkpoint and recovery, without a thread or a clock of its own
+//! * `durable` – [`DurableStore`]: the writer thread around `commit`
+//! * `memory` – [`MemoryStore`]
+//! * `conformance` – the contract suite; `model` – random histories against a map
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+mod commit;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+
+#[cfg(test)]
+mod crash;
+mod disk;
+mod durable;
+mod engine;
+mod hub;
+mod log;
+mod manifest;
+mod memory;
+#[cfg(test)]
+mod model;
+mod read;
+mod record;
+#[cfg(test)]
+mod simulated;
+
+pub use durable::{DurableStore, Options};
+pub use memory::MemoryStore;
 
 /// The counter that every successful write advances by one. 0 is the empty store.
 pub type Revision = u64;
@@ -174,4 +211,19 @@ pub enum Error {
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
+}
+
+/// Describes a failed operation on a file.
+fn io_error(action: &'static str, file: String, error: std::io::Error) -> Error {
+    Error::Io {
+        action,
+        file,
+        source: Arc::new(error),
+    }
+}
+
+/// Locks a mutex; a panic of another holder is no reason to stop serving, since
+/// no critical section here leaves its data half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

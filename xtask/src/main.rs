@@ -1,2 +1,11 @@
-//! Developer tools.
-fn main() {}
+//! Developer tools. `cargo run -p xtask -- schemas <definitions.json> <out.gz>` makes the committed schema data file.
+
+mod schemas;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["schemas", input, output] => schemas::run(input.as_ref(), output.as_ref()),
+        _ => anyhow::bail!("usage: xtask schemas <definitions.json> <out.json.gz>"),
+    }
+}

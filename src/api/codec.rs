@@ -1,0 +1,96 @@
+//! Decoding of request bodies against a schema, as strict or lenient as the request asks.
+//!
+//! bytes -> tree (duplicate keys noted, last one kept) -> tree with checked types, without unknown
+//! fields. What upstream's Go decoder does to values on the way is done here too: null is absent,
+//! times are in UTC, quantities are canonical, empty optional lists and maps are dropped.
+//! Custom resources keep null, wrong types and empty values: their own validation judges those.
+
+mod check;
+mod tree;
+
+use serde_json::Value;
+
+use crate::schema::TypeRef;
+use crate::status::Status;
+
+/// An object with types checked, and what was wrong with its fields.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decoded {
+    /// The object without unknown fields.
+    pub value: Value,
+    /// Paths of fields that the type does not have: `spec.foo`.
+    pub unknown: Vec<String>,
+    /// Paths of fields that occur twice: `metadata.name`.
+    pub duplicate: Vec<String>,
+}
+
+impl Decoded {
+    /// What upstream's strict decoder reports, in its order: `unknown field "spec.foo"`,
+    /// `duplicate field "metadata.name"`.
+    pub fn strict_errors(&self) -> Vec<String> {
+        let duplicate = self.duplicate.iter().map(|p| format!("duplicate field \"{p}\""));
+        let unknown = self.unknown.iter().map(|p| format!("unknown field \"{p}\""));
+        duplicate.chain(unknown).collect()
+    }
+}
+
+/// Parses a body and checks it against a type.
+///
+/// # Errors
+/// 400 in upstream's words for syntax errors and wrong types.
+pub fn decode(body: &[u8], yaml: bool, t: &TypeRef) -> Result<Decoded, Status> {
+    let (value, duplicate) = tree::parse(body, yaml).map_err(|e| {
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): {e} ({})",
+            t.group_version_kind().map_or("", |(_, _, kind)| kind),
+            summary(body)
+        ))
+    })?;
+    let mut decoded = check(value, t)?;
+    decoded.duplicate = duplicate;
+    Ok(decoded)
+}
+
+/// Checks a tree (for example after a patch) against a type.
+///
+/// # Errors
+/// 400 in upstream's words for wrong types.
+pub fn check(value: Value, t: &TypeRef) -> Result<Decoded, Status> {
+    let (_, version, kind) = t.group_version_kind().unwrap_or_default();
+    let (version, kind) = (version.to_owned(), kind.to_owned());
+    let (value, unknown) = check::check(value, t).map_err(|e| {
+        Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {e}"))
+    })?;
+    Ok(Decoded { value, unknown, duplicate: Vec::new() })
+}
+
+/// Parses JSON or YAML without a schema.
+///
+/// # Errors
+/// 400 for syntax errors.
+pub fn parse_tree(body: &[u8], yaml: bool) -> Result<Value, Status> {
+    tree::parse(body, yaml).map(|(value, _)| value).map_err(Status::bad_request)
+}
+
+/// Parses every document of a YAML (or JSON) stream; empty documents are skipped.
+///
+/// # Errors
+/// 400 for syntax errors.
+pub fn parse_documents(text: &str) -> Result<Vec<Value>, Status> {
+    tree::documents(text).map_err(Status::bad_request)
+}
+
+/// The start of a body, as upstream shows it in errors.
+fn summary(body: &[u8]) -> String {
+    const MAX: usize = 30;
+    let more = if body.len() > MAX { " ..." } else { "" };
+    let start = &body[..body.len().min(MAX)];
+    match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(start)),
+        Some(_) => format!("{}{more}", start.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

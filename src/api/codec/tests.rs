@@ -1,0 +1,144 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::schema::Schemas;
+
+fn pod() -> TypeRef {
+    Schemas::builtin().type_of("", "v1", "Pod").unwrap()
+}
+
+fn decode_json(value: &Value, t: &TypeRef) -> Result<Decoded, Status> {
+    decode(value.to_string().as_bytes(), false, t)
+}
+
+#[test]
+fn unknown_fields_are_dropped_and_listed() {
+    let d = decode_json(
+        &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "creationTimestamp": null, "x": 1},
+            "spec": {"containers": [{"name": "a", "foo": 1}], "bar": {}}}),
+        &pod(),
+    )
+    .unwrap();
+    assert_eq!(d.unknown, ["metadata.x", "spec.bar", "spec.containers[0].foo"]);
+    assert_eq!(
+        d.value,
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]}})
+    );
+}
+
+#[test]
+fn duplicate_fields_are_listed_and_the_last_is_kept() {
+    let body = br#"{"metadata": {"name": "a", "name": "b"}, "spec": {"containers": [{"name": "x", "name": "y"}]}}"#;
+    let d = decode(body, false, &pod()).unwrap();
+    assert_eq!(d.duplicate, ["metadata.name", "spec.containers[0].name"]);
+    assert_eq!(d.value["metadata"]["name"], "b");
+    assert_eq!(d.strict_errors()[0], "duplicate field \"metadata.name\"");
+    let d = decode(b"metadata:\n  name: a\n  name: b\n", true, &pod()).unwrap();
+    assert_eq!(d.duplicate, ["metadata.name"]);
+    assert_eq!(d.value["metadata"]["name"], "b");
+}
+
+#[test]
+fn wrong_types_are_told_in_upstreams_words() {
+    let head = "Pod in version \"v1\" cannot be handled as a Pod: ";
+    for (object, message) in [
+        (
+            json!({"spec": {"containers": "x"}}),
+            "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container",
+        ),
+        (
+            json!({"metadata": {"labels": {"a": 1}}}),
+            "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
+        ),
+        (
+            json!({"spec": {"containers": [{"name": true}]}}),
+            "json: cannot unmarshal bool into Go struct field Container.spec.containers.name of type string",
+        ),
+        (
+            json!({"spec": {"priority": 5_000_000_000_i64}}),
+            "json: cannot unmarshal number 5000000000 into Go struct field PodSpec.spec.priority of type int32",
+        ),
+        (
+            json!({"spec": {"containers": [{"resources": {"limits": {"cpu": "x"}}}]}}),
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        ),
+        (json!("x"), "json: cannot unmarshal string into Go value of type v1.Pod"),
+    ] {
+        let e = decode_json(&object, &pod()).unwrap_err();
+        assert_eq!((e.code, e.message), (400, format!("{head}{message}")), "{object}");
+    }
+}
+
+#[test]
+fn values_are_made_as_go_makes_them() {
+    let d = decode_json(
+        &json!({"metadata": {"labels": {}, "annotations": {"a": null}, "creationTimestamp": "2026-01-02T05:04:05.5+02:00"},
+            "spec": {"containers": [{"resources": {"limits": {"cpu": 1, "memory": "1024Mi"}}, "command": [],
+                "livenessProbe": {"httpGet": {"port": "http"}}, "ports": null}],
+                "volumes": [{"name": "v", "emptyDir": {}}]}}),
+        &pod(),
+    )
+    .unwrap();
+    assert_eq!(d.value["metadata"], json!({"annotations": {"a": ""}, "creationTimestamp": "2026-01-02T03:04:05Z"}));
+    let c = &d.value["spec"]["containers"][0];
+    assert_eq!(c["resources"]["limits"], json!({"cpu": "1", "memory": "1Gi"}));
+    assert!(c.get("command").is_none() && c.get("ports").is_none());
+    assert_eq!(d.value["spec"]["volumes"][0]["emptyDir"], json!({}));
+}
+
+#[test]
+fn secrets_need_base64() {
+    let secret = Schemas::builtin().type_of("", "v1", "Secret").unwrap();
+    let d = decode_json(&json!({"data": {"a": "aGVs\nbG8="}}), &secret).unwrap();
+    assert_eq!(d.value["data"]["a"], "aGVsbG8=");
+    let e = decode_json(&json!({"data": {"a": "?"}}), &secret).unwrap_err();
+    assert!(e.message.ends_with("illegal base64 data at input byte 0"), "{}", e.message);
+}
+
+#[test]
+fn yaml_is_read_as_kubernetes_reads_it() {
+    let text = "spec:\n  volumes:\n  - name: v\n    configMap: {name: c, defaultMode: 0644}\n  hostNetwork: yes\n  nodeName: \"1\"\nmetadata:\n  labels: {on: 'yes', a: x}\n";
+    let d = decode(text.as_bytes(), true, &pod()).unwrap();
+    assert_eq!(d.value["spec"]["volumes"][0]["configMap"]["defaultMode"], 420);
+    assert_eq!(d.value["spec"]["hostNetwork"], true);
+    assert_eq!(d.value["metadata"]["labels"]["true"], "yes");
+    let all = parse_documents("a: 1\n---\n---\n# nothing\n---\nb: 2\n").unwrap();
+    assert_eq!(all, [json!({"a": 1}), json!({"b": 2})]);
+}
+
+#[test]
+fn syntax_errors_show_the_body() {
+    let e = decode(b"{\"a\":", false, &pod()).unwrap_err();
+    assert!(e.message.starts_with("the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: "));
+    assert!(e.message.ends_with(" ({\"a\":)"), "{}", e.message);
+}
+
+#[test]
+fn custom_resources_keep_null_and_wrong_types() {
+    let t = TypeRef::custom(
+        "example.org",
+        "v1",
+        "Widget",
+        &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+            "size": {"type": "integer"}, "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}),
+    );
+    let d = decode_json(
+        &json!({"metadata": {"name": "a", "y": 1}, "spec": {"size": "x", "free": {"a": {"b": null}}, "other": 1, "more": null}}),
+        &t,
+    )
+    .unwrap();
+    assert_eq!(d.unknown, ["metadata.y", "spec.more", "spec.other"]);
+    assert_eq!(d.value["spec"], json!({"size": "x", "free": {"a": {"b": null}}}));
+    let e = decode_json(&json!({"metadata": {"labels": {"a": 1}}}), &t).unwrap_err();
+    assert!(e.message.starts_with("Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number"));
+}
+
+#[test]
+fn free_form_objects_are_kept() {
+    let revision = Schemas::builtin().type_of("apps", "v1", "ControllerRevision").unwrap();
+    let object = json!({"data": {"spec": {"a": null, "l": []}}, "revision": 1});
+    assert_eq!(decode_json(&object, &revision).unwrap().value, object);
+    let object = json!({"metadata": {"managedFields": [{"fieldsV1": {"f:metadata": {"f:labels": {".": {}}}}}]}});
+    assert_eq!(decode_json(&object, &pod()).unwrap().value, object);
+    assert_eq!(decode_json(&json!({"a": [1, null]}), &TypeRef::any_object()).unwrap().value, json!({"a": [1, null]}));
+}

@@ -1,0 +1,80 @@
+//! The behaviour of each built-in kind: defaults, validation, cells. One file per kind or family;
+//! a kind that is not named in [`strategy`] has nothing of its own.
+
+mod batch;
+mod cells;
+mod cluster;
+mod config;
+mod container;
+mod node;
+mod pod;
+mod pod_spec;
+mod rbac;
+mod service;
+mod workload;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::resource::{Plain, Strategy};
+
+/// The behaviour of a built-in kind.
+pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
+    // One line for each kind with behaviour of its own, above the last.
+    #[allow(clippy::match_single_binding)]
+    match (group, kind) {
+        ("", "Pod") => Arc::new(pod::Pod),
+        ("", "PodTemplate") => Arc::new(pod::PodTemplate),
+        ("", "Service") => Arc::new(service::Service),
+        ("", "Endpoints") => Arc::new(service::Endpoints),
+        ("discovery.k8s.io", "EndpointSlice") => Arc::new(service::EndpointSlice),
+        ("", "Namespace") => Arc::new(cluster::Namespace),
+        ("", "Event") | ("events.k8s.io", "Event") => Arc::new(cluster::Event),
+        ("coordination.k8s.io", "Lease") => Arc::new(cluster::Lease),
+        ("scheduling.k8s.io", "PriorityClass") => Arc::new(cluster::PriorityClass),
+        ("policy", "PodDisruptionBudget") => Arc::new(cluster::PodDisruptionBudget),
+        ("", "Node") => Arc::new(node::Node),
+        ("", "ConfigMap") => Arc::new(config::ConfigMap),
+        ("", "Secret") => Arc::new(config::Secret),
+        ("", "ServiceAccount") => Arc::new(config::ServiceAccount),
+        ("apps", "Deployment") => Arc::new(workload::Deployment),
+        ("apps", "ReplicaSet") => Arc::new(workload::ReplicaSet),
+        ("", "ReplicationController") => Arc::new(workload::ReplicationController),
+        ("apps", "DaemonSet") => Arc::new(workload::DaemonSet),
+        ("apps", "StatefulSet") => Arc::new(workload::StatefulSet),
+        ("apps", "ControllerRevision") => Arc::new(workload::ControllerRevision),
+        ("batch", "Job") => Arc::new(batch::Job),
+        ("batch", "CronJob") => Arc::new(batch::CronJob),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => Arc::new(rbac::Role),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => Arc::new(rbac::Binding),
+        _ => Arc::new(Plain),
+    }
+}
+
+/// Sets a field that is absent.
+fn set(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
+    if !map.contains_key(field) {
+        map.insert(field.to_owned(), value.into());
+    }
+}
+
+/// The object in a field, made when absent.
+fn child<'a>(v: &'a mut Value, field: &str) -> Option<&'a mut Map<String, Value>> {
+    v.as_object_mut()?.entry(field).or_insert_with(|| Value::Object(Map::new())).as_object_mut()
+}
+
+/// The entries of a list in a field.
+fn list<'a>(v: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    v[field].as_array().into_iter().flatten()
+}
+
+/// The entries of a list in a field, to be changed; an absent list is left absent.
+fn list_mut<'a>(v: &'a mut Value, field: &str) -> impl Iterator<Item = &'a mut Value> {
+    v.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+/// A string field; empty when absent.
+fn text<'a>(v: &'a Value, field: &str) -> &'a str {
+    v[field].as_str().unwrap_or_default()
+}

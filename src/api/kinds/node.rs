@@ -1,0 +1,90 @@
+//! Nodes.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::cells::{age, name};
+use super::{list, text};
+use crate::field::{ErrorList, FieldError};
+use crate::names;
+use crate::resource::Strategy;
+
+const ROLE: &str = "node-role.kubernetes.io/";
+
+pub(super) struct Node;
+
+impl Strategy for Node {
+    fn default(&self, o: &mut Value) {
+        // The status defaults allocatable to capacity; the kubelet always sends both.
+        if o.get("status").is_some_and(|s| s.get("allocatable").is_none())
+            && let Some(c) = o.pointer("/status/capacity").cloned()
+        {
+            o["status"]["allocatable"] = c;
+        }
+    }
+
+    fn validate(&self, o: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let mut seen = Vec::new();
+        for (i, t) in list(&o["spec"], "taints").enumerate() {
+            let path = format!("spec.taints[{i}]");
+            let (key, effect) = (text(t, "key"), text(t, "effect"));
+            errors.extend(names::qualified_name_errors(key).into_iter().map(|e| FieldError::invalid(format!("{path}.key"), key, e)));
+            if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+                let all = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+                errors.push(FieldError::not_supported(format!("{path}.effect"), effect, &all));
+            }
+            if seen.contains(&(key, effect)) {
+                errors.push(FieldError::duplicate(path, t.clone()));
+            }
+            seen.push((key, effect));
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        for f in ["podCIDR", "podCIDRs", "providerID"] {
+            let before = &old["spec"][f];
+            if !before.is_null() && before != "" && *before != new["spec"][f] {
+                errors.push(FieldError::forbidden(format!("spec.{f}"), "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)"));
+            }
+        }
+        errors
+    }
+
+    fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
+        let ready = list(&o["status"], "conditions").find(|c| c["type"] == "Ready");
+        let mut status = match ready.map(|c| text(c, "status")) {
+            Some("True") => "Ready".to_owned(),
+            Some(_) => "NotReady".to_owned(),
+            None => "Unknown".to_owned(),
+        };
+        if o["spec"]["unschedulable"] == true {
+            status += ",SchedulingDisabled";
+        }
+        let mut roles: Vec<&str> = o["metadata"]["labels"].as_object().into_iter().flatten().filter_map(|(k, _)| k.strip_prefix(ROLE)).collect();
+        roles.sort_unstable();
+        let roles = if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") };
+        let address = |kind: &str| {
+            let found = list(&o["status"], "addresses").find(|a| a["type"] == kind).map(|a| text(a, "address"));
+            Value::from(found.unwrap_or("<none>"))
+        };
+        let info = |f: &str| {
+            let v = text(&o["status"]["nodeInfo"], f);
+            Value::from(if v.is_empty() { "<unknown>" } else { v })
+        };
+        vec![
+            name(o),
+            status.into(),
+            roles.into(),
+            age(o, now),
+            text(&o["status"]["nodeInfo"], "kubeletVersion").into(),
+            address("InternalIP"),
+            address("ExternalIP"),
+            info("osImage"),
+            info("kernelVersion"),
+            info("containerRuntimeVersion"),
+        ]
+    }
+}

@@ -1,0 +1,193 @@
+//! The schemas of a document: all that its paths refer to, and what those refer to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::CustomSchemas;
+use crate::resource::Resource;
+use crate::schema::{OBJECT_META, Schemas};
+
+const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
+const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
+
+/// The name of a resource's definition: upstream's for built-in kinds, `org.example.v1.Widget` for custom ones.
+pub(super) fn name_of(r: &Resource) -> String {
+    if r.schema.is_typed()
+        && let Some(name) = r.schema.definition_name()
+    {
+        return name.to_owned();
+    }
+    let reversed: Vec<&str> = r.group.rsplit('.').collect();
+    format!("{}.{}.{}", reversed.join("."), r.version, r.kind)
+}
+
+/// The name of the definition of a resource's list.
+pub(super) fn list_name_of(r: &Resource) -> String {
+    let name = name_of(r);
+    match name.strip_suffix(&r.kind) {
+        Some(package) => format!("{package}{}", r.list_kind),
+        None => format!("{name}List"),
+    }
+}
+
+/// All definitions that the paths need, each passed through `finish`.
+pub(super) fn reachable(
+    paths: &BTreeMap<String, Value>,
+    resources: &[Arc<Resource>],
+    custom: &CustomSchemas,
+    finish: fn(&str, Value) -> Value,
+) -> Map<String, Value> {
+    let builtin = Schemas::builtin().documents();
+    let mut made: BTreeMap<String, Value> = BTreeMap::new();
+    for r in resources.iter().filter(|r| !r.schema.is_typed()) {
+        let schema = custom.get(&(r.group.clone(), r.version.clone(), r.kind.clone()));
+        made.insert(name_of(r), custom_definition(r, schema));
+        made.insert(list_name_of(r), custom_list(r));
+    }
+    let mut open = BTreeSet::new();
+    paths.values().for_each(|item| references(item, &mut open));
+    let mut done = Map::new();
+    while let Some(name) = open.pop_first() {
+        if done.contains_key(&name) {
+            continue;
+        }
+        let schema = match made.remove(&name) {
+            Some(schema) => schema,
+            None => match builtin.get(&name).map(|raw| serde_json::from_str(raw.get())) {
+                Some(Ok(schema)) => schema,
+                _ => json!({"type": "object"}),
+            },
+        };
+        references(&schema, &mut open);
+        let finished = finish(&name, schema);
+        done.insert(name, finished);
+    }
+    done
+}
+
+fn references(value: &Value, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::String(reference)) = map.get("$ref")
+                && let Some(name) = reference.strip_prefix("#/definitions/")
+            {
+                into.insert(name.to_owned());
+            }
+            map.values().for_each(|v| references(v, into));
+        }
+        Value::Array(list) => list.iter().for_each(|v| references(v, into)),
+        _ => {}
+    }
+}
+
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/definitions/{name}")})
+}
+
+fn type_fields(meta: &str) -> Map<String, Value> {
+    let api_version = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+    let kind = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+    let mut fields = Map::new();
+    fields.insert("apiVersion".into(), json!({"type": "string", "description": api_version}));
+    fields.insert("kind".into(), json!({"type": "string", "description": kind}));
+    fields.insert("metadata".into(), reference(meta));
+    fields
+}
+
+fn custom_definition(r: &Resource, schema: Option<&Value>) -> Value {
+    let mut schema = match schema {
+        Some(Value::Object(map)) => map.clone(),
+        _ => Map::new(),
+    };
+    schema.entry("type").or_insert_with(|| json!("object"));
+    let mut fields = match schema.remove("properties") {
+        Some(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    fields.extend(type_fields(OBJECT_META));
+    schema.insert("properties".into(), Value::Object(fields));
+    schema.insert("x-kubernetes-group-version-kind".into(), json!([{"group": r.group, "version": r.version, "kind": r.kind}]));
+    Value::Object(schema)
+}
+
+fn custom_list(r: &Resource) -> Value {
+    let mut fields = type_fields(LIST_META);
+    fields.insert("items".into(), json!({"type": "array", "items": reference(&name_of(r))}));
+    json!({
+        "type": "object",
+        "description": format!("{} is a list of {}", r.list_kind, r.kind),
+        "required": ["items"],
+        "properties": fields,
+        "x-kubernetes-group-version-kind": [{"group": r.group, "version": r.version, "kind": r.list_kind}],
+    })
+}
+
+/// A v3 schema: other references, alone in `allOf` where they have company.
+pub(super) fn to_v3(name: &str, schema: Value) -> Value {
+    let description = schema.get("description").cloned();
+    let mut schema = match name {
+        QUANTITY => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
+        INT_OR_STRING => json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}),
+        _ => {
+            let mut schema = schema;
+            convert_v3(&mut schema);
+            return schema;
+        }
+    };
+    if let (Some(map), Some(description)) = (schema.as_object_mut(), description) {
+        map.insert("description".into(), description);
+    }
+    schema
+}
+
+/// The schemas right below one schema.
+fn children<'a>(map: &'a mut Map<String, Value>, visit: &mut dyn FnMut(&mut Value)) {
+    for (key, value) in map.iter_mut() {
+        match (key.as_str(), value) {
+            ("properties" | "patternProperties" | "definitions", Value::Object(fields)) => {
+                fields.values_mut().for_each(&mut *visit);
+            }
+            ("allOf" | "anyOf" | "oneOf", Value::Array(list)) => list.iter_mut().for_each(&mut *visit),
+            ("items" | "additionalProperties" | "not", value @ Value::Object(_)) => visit(value),
+            _ => {}
+        }
+    }
+}
+
+fn convert_v3(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    if let Some(Value::String(text)) = map.remove("$ref") {
+        let target = json!({"$ref": text.replace("#/definitions/", "#/components/schemas/")});
+        if map.is_empty() {
+            *schema = target;
+        } else {
+            map.insert("allOf".into(), json!([target]));
+        }
+        return;
+    }
+    children(map, &mut convert_v3);
+}
+
+/// A v2 schema: without what v2 does not have.
+pub(super) fn to_v2(_name: &str, mut schema: Value) -> Value {
+    convert_v2(&mut schema);
+    schema
+}
+
+fn convert_v2(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    if map.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true))
+        || map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true))
+    {
+        // Upstream leaves these without a type, so that clients do not check them.
+        map.remove("type");
+        map.remove("properties");
+    }
+    for key in ["anyOf", "oneOf", "not", "nullable", "default"] {
+        map.remove(key);
+    }
+    children(map, &mut convert_v2);
+}

@@ -1,0 +1,63 @@
+//! JSON patch.
+
+use serde_json::Value;
+
+use crate::status::{Cause, Details, Status};
+
+/// The limit on operations that upstream sets.
+pub const OPERATIONS_MAX: usize = 10_000;
+
+/// Applies a JSON patch.
+///
+/// # Errors
+/// 400 when the patch is malformed, 413 when it is too large, 422 when it does not apply.
+pub fn json(current: &Value, patch: &Value) -> Result<Value, Status> {
+    let operations: json_patch::Patch = serde_json::from_value(patch.clone())
+        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    if operations.0.len() > OPERATIONS_MAX {
+        return Err(Status::too_large(format!(
+            "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
+            operations.0.len()
+        )));
+    }
+    let mut value = current.clone();
+    json_patch::patch(&mut value, &operations).map_err(|e| unprocessable(e.to_string()))?;
+    Ok(value)
+}
+
+/// 422 with upstream's fixed message for a patch that does not apply; why is told as a cause.
+pub(super) fn unprocessable(why: String) -> Status {
+    let mut s = Status::new(422, "Invalid", "the server rejected our request due to an error in our request");
+    let cause = Cause { message: why, ..Default::default() };
+    s.details = Some(Details { causes: vec![cause], ..Default::default() });
+    s
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn operations_apply_in_order_or_not_at_all() {
+        let current = json!({"a": [1, 2], "b": {"c": 1}});
+        let patch = json!([
+            {"op": "test", "path": "/b/c", "value": 1},
+            {"op": "add", "path": "/a/-", "value": 3},
+            {"op": "remove", "path": "/a/0"},
+            {"op": "replace", "path": "/b/c", "value": 2},
+            {"op": "copy", "from": "/b", "path": "/d"}
+        ]);
+        assert_eq!(super::json(&current, &patch).unwrap(), json!({"a": [2, 3], "b": {"c": 2}, "d": {"c": 2}}));
+        let e = super::json(&current, &json!([{"op": "test", "path": "/b/c", "value": 2}])).unwrap_err();
+        assert_eq!((e.code, e.reason.as_str()), (422, "Invalid"));
+        assert_eq!(e.message, "the server rejected our request due to an error in our request");
+    }
+
+    #[test]
+    fn malformed_patches_are_400() {
+        assert_eq!(super::json(&json!({}), &json!({"op": "add"})).unwrap_err().code, 400);
+        let many: Vec<Value> = (0..10_001).map(|_| json!({"op": "test", "path": "", "value": {}})).collect();
+        assert_eq!(super::json(&json!({}), &Value::Array(many)).unwrap_err().code, 413);
+    }
+}

@@ -1,0 +1,8 @@
+//! Label and field selectors, in upstream's syntax and with upstream's messages.
+
+mod field;
+mod label;
+mod parse;
+
+pub use field::{FieldRequirement, FieldSelector};
+pub use label::{LabelSelector, Operator, Requirement};

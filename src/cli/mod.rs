@@ -1,0 +1,60 @@
+//! The command line: one file per command. Flags, `SAMPAN_*` variables and the configuration
+//! file say the same things; the command line wins over the environment, that over the file.
+
+mod check;
+mod completions;
+mod config_file;
+mod kubeconfig;
+mod server;
+mod uninstall;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Kubernetes in one executable, for edge boxes, homelabs and small VMs.
+#[derive(Debug, Parser)]
+#[command(name = "sampan", version = version::text(), args_override_self = true, propagate_version = false)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the control plane.
+    Server(Box<server::Flags>),
+    /// Tell what this machine lacks to run sampan, and how to get it.
+    Check(check::Flags),
+    /// Take everything that sampan put on this machine back.
+    Uninstall(uninstall::Flags),
+    /// Print the version.
+    Version(version::Flags),
+    /// Print a completion script for a shell.
+    Completions(completions::Flags),
+}
+
+/// Runs what the command line asks for.
+pub fn run() -> ExitCode {
+    let arguments = match config_file::arguments(std::env::args().collect()) {
+        Ok(a) => Arguments::parse_from(a),
+        Err(e) => return failed(&e),
+    };
+    let result = match arguments.command {
+        Command::Server(f) => server::run(&f),
+        Command::Check(f) => return check::run(&f),
+        Command::Uninstall(f) => uninstall::run(&f),
+        Command::Version(f) => version::run(&f),
+        Command::Completions(f) => completions::run(&f),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => failed(&e),
+    }
+}
+
+fn failed(e: &anyhow::Error) -> ExitCode {
+    eprintln!("sampan: {e:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,329 @@
+//! Garbage collection by owner references: background, foreground, orphan
+//! (<https://kubernetes.io/docs/concepts/architecture/garbage-collection/>;
+//! upstream: `pkg/controller/garbagecollector`).
+//!
+//! Every listable resource is watched once (the caches are shared with everyone else); an index
+//! by owner UID gives the dependents. Keys are UIDs.
+//!
+//! Invariants: an object is deleted only when each of its owners is absent in the API itself, not
+//! only in a cache, or waits in foreground deletion while no other owner is left; deletions carry
+//! the UID that was judged.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use api::{Object, OwnerRef, Status};
+use async_trait::async_trait;
+use client::api::{Call, Gvr, ListParams, PatchKind, Verb};
+use client::{Client, Informer};
+use serde_json::{Value, json};
+
+use crate::namespace::discover;
+use crate::runtime::{self, Action, Context, Controller, Queue};
+
+const NAME: &str = "generic-garbage-collector";
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+const WORKERS: usize = 8;
+
+/// Where an object lives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    gvr: Gvr,
+    namespace: String,
+    name: String,
+}
+
+#[derive(Default)]
+struct Graph {
+    /// Every object that exists, by UID.
+    objects: HashMap<String, (Place, Arc<Object>)>,
+    /// UIDs of dependents by the UID of an owner.
+    dependents: HashMap<String, HashSet<String>>,
+}
+
+impl Graph {
+    fn set(&mut self, place: &Place, old: Option<&Arc<Object>>, new: Option<&Arc<Object>>) {
+        if let Some(o) = old {
+            for r in &o.meta().owner_references {
+                if let Some(set) = self.dependents.get_mut(&r.uid) {
+                    set.remove(&o.meta().uid);
+                    if set.is_empty() {
+                        self.dependents.remove(&r.uid);
+                    }
+                }
+            }
+            self.objects.remove(&o.meta().uid);
+        }
+        if let Some(o) = new {
+            for r in &o.meta().owner_references {
+                self.dependents.entry(r.uid.clone()).or_default().insert(o.meta().uid.clone());
+            }
+            self.objects.insert(o.meta().uid.clone(), (place.clone(), o.clone()));
+        }
+    }
+
+    fn dependents_of(&self, uid: &str) -> Vec<(Place, Arc<Object>)> {
+        self.dependents.get(uid).into_iter().flatten().filter_map(|u| self.objects.get(u).cloned()).collect()
+    }
+}
+
+struct GarbageCollector {
+    client: Client,
+    graph: Arc<RwLock<Graph>>,
+    /// Resource of an owner reference's group and kind.
+    kinds: Arc<HashMap<(String, String), (Gvr, bool)>>,
+}
+
+/// Starts the collector once discovery has told what there is to watch.
+pub fn start(context: &Context) {
+    let context = context.clone();
+    let task = context.clone();
+    let run = async move {
+        let client = (task.client_for)(NAME);
+        let found = loop {
+            match resources(&client).await {
+                Ok(r) => break r,
+                Err(s) => {
+                    tracing::warn!(error = %s, "garbage collection waits for discovery");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        };
+        watch_all(&task, client, found);
+    };
+    let cancel = context.cancel.clone();
+    context.tasks.spawn(async move {
+        let _ = cancel.run_until_cancelled(run).await;
+    });
+}
+
+async fn resources(client: &Client) -> Result<Vec<(Gvr, String, bool)>, Status> {
+    let namespaced: HashSet<Gvr> = discover(client, true).await?.into_iter().map(|(g, _)| g).collect();
+    let all = discover(client, false).await?;
+    // Events own nothing and are owned by nobody; they are many.
+    let all = all.into_iter().filter(|(g, _)| g.plural != "events");
+    Ok(all.map(|(g, kind)| { let n = namespaced.contains(&g); (g, kind, n) }).collect())
+}
+
+fn watch_all(context: &Context, client: Client, found: Vec<(Gvr, String, bool)>) {
+    let graph: Arc<RwLock<Graph>> = Arc::default();
+    let queue = Queue::default();
+    let mut caches: Vec<Informer> = Vec::new();
+    let mut kinds = HashMap::new();
+    for (gvr, kind, namespaced) in found {
+        kinds.insert((gvr.group.to_string(), kind), (gvr.clone(), namespaced));
+        let informer = context.informers.select(gvr.clone(), ListParams::all());
+        let (graph, queue) = (graph.clone(), queue.clone());
+        informer.on_change(move |c| {
+            let m = c.object().meta();
+            let place = Place { gvr: gvr.clone(), namespace: m.namespace.clone(), name: m.name.clone() };
+            let dependents = {
+                let mut g = graph.write().unwrap_or_else(|e| e.into_inner());
+                g.set(&place, c.old.as_ref(), c.new.as_ref());
+                if c.new.is_none() { g.dependents_of(&m.uid) } else { Vec::new() }
+            };
+            for (_, d) in dependents {
+                queue.add(d.meta().uid.clone());
+            }
+            let deleting = m.deletion_timestamp.is_some();
+            if !m.owner_references.is_empty() || deleting {
+                queue.add(m.uid.clone());
+            }
+            // Owners in foreground deletion wait for this one.
+            for o in [&c.old, &c.new].into_iter().flatten() {
+                for r in &o.meta().owner_references {
+                    queue.add(r.uid.clone());
+                }
+            }
+        });
+        caches.push(informer);
+    }
+    let controller = GarbageCollector { client, graph, kinds: Arc::new(kinds) };
+    runtime::run(context, Arc::new(controller), queue, caches, WORKERS);
+}
+
+/// What is known of one owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Solid,
+    /// In foreground deletion.
+    Waiting,
+    Absent,
+}
+
+impl GarbageCollector {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Graph> {
+        self.graph.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn call(&self, verb: Verb, place: &Place, body: Option<Value>) -> Call {
+        Call {
+            verb,
+            gvr: place.gvr.clone(),
+            namespace: place.namespace.clone(),
+            name: place.name.clone(),
+            subresource: String::new(),
+            query: Vec::new(),
+            body: body.map(|b| b.to_string().into()),
+        }
+    }
+
+    async fn owner(&self, dependent: &Place, r: &OwnerRef) -> Result<Owner, Status> {
+        let waiting = |o: &Object| {
+            let m = o.meta();
+            m.deletion_timestamp.is_some() && m.finalizers.iter().any(|f| f == FOREGROUND)
+        };
+        let group = r.api_version.split_once('/').map_or("", |(g, _)| g);
+        let Some((gvr, namespaced)) = self.kinds.get(&(group.to_owned(), r.kind.clone())) else {
+            // A kind that is not served: nothing can be said, so nothing is deleted.
+            return Ok(Owner::Solid);
+        };
+        if let Some((_, o)) = self.read().objects.get(&r.uid) {
+            let same_place = !namespaced || o.meta().namespace == dependent.namespace;
+            if same_place {
+                return Ok(if waiting(o) { Owner::Waiting } else { Owner::Solid });
+            }
+        }
+        let namespace = if *namespaced { dependent.namespace.clone() } else { String::new() };
+        let place = Place { gvr: gvr.clone(), namespace, name: r.name.clone() };
+        match self.client.api().call(self.call(Verb::Get, &place, None)).await {
+            Ok(o) if o.meta().uid == r.uid => Ok(if waiting(&o) { Owner::Waiting } else { Owner::Solid }),
+            Ok(_) => Ok(Owner::Absent),
+            Err(s) if s.is_not_found() => Ok(Owner::Absent),
+            Err(s) => Err(s),
+        }
+    }
+
+    async fn drop_finalizer(&self, place: &Place, object: &Object, finalizer: &str) -> Result<(), Status> {
+        let rest: Vec<&String> = object.meta().finalizers.iter().filter(|f| *f != finalizer).collect();
+        let patch = json!({"metadata": {"resourceVersion": object.meta().resource_version, "finalizers": rest}});
+        gone_is_fine(self.client.api().call(self.call(Verb::Patch(PatchKind::Merge), place, Some(patch))).await)
+    }
+
+    /// Takes owners out of a dependent's references.
+    async fn disown(&self, place: &Place, object: &Object, owners: &HashSet<&str>) -> Result<(), Status> {
+        let current = object.to_value();
+        let rest: Vec<&Value> = current["metadata"]["ownerReferences"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|r| !owners.contains(r["uid"].as_str().unwrap_or_default()))
+            .collect();
+        let patch = json!({"metadata": {"resourceVersion": object.meta().resource_version, "ownerReferences": rest}});
+        gone_is_fine(self.client.api().call(self.call(Verb::Patch(PatchKind::Merge), place, Some(patch))).await)
+    }
+
+    async fn delete(&self, place: &Place, object: &Object, policy: &str) -> Result<(), Status> {
+        let m = object.meta();
+        let options = json!({"propagationPolicy": policy,
+            "preconditions": {"uid": m.uid, "resourceVersion": m.resource_version}});
+        gone_is_fine(self.client.api().call(self.call(Verb::Delete, place, Some(options))).await)
+    }
+
+    async fn deleting(&self, place: &Place, object: &Arc<Object>) -> Result<(), Status> {
+        let m = object.meta();
+        if m.finalizers.iter().any(|f| f == ORPHAN) {
+            let this = HashSet::from([m.uid.as_str()]);
+            for (p, d) in self.read_dependents(&m.uid) {
+                self.disown(&p, &d, &this).await?;
+            }
+            // A dependent that the cache does not show yet would be deleted after all.
+            if self.read_dependents(&m.uid).iter().any(|(_, d)| d.meta().owner_references.iter().any(|r| r.uid == m.uid)) {
+                return Err(Status::stale(&place.gvr.group, &place.gvr.plural, &place.name));
+            }
+            return self.drop_finalizer(place, object, ORPHAN).await;
+        }
+        if !m.finalizers.iter().any(|f| f == FOREGROUND) {
+            return Ok(());
+        }
+        let dependents = self.read_dependents(&m.uid);
+        let blocks = |d: &Object| d.meta().owner_references.iter().any(|r| r.uid == m.uid && r.block_owner_deletion);
+        if !dependents.iter().any(|(_, d)| blocks(d)) {
+            return self.drop_finalizer(place, object, FOREGROUND).await;
+        }
+        for (p, d) in dependents {
+            Box::pin(self.judge(&p, &d)).await?;
+        }
+        Ok(())
+    }
+
+    fn read_dependents(&self, uid: &str) -> Vec<(Place, Arc<Object>)> {
+        self.read().dependents_of(uid)
+    }
+
+    /// Decides about an object with owners that is not being deleted.
+    async fn judge(&self, place: &Place, object: &Arc<Object>) -> Result<(), Status> {
+        let m = object.meta();
+        if m.deletion_timestamp.is_some() || m.owner_references.is_empty() {
+            return Ok(());
+        }
+        let (mut solid, mut waiting, mut absent) = (0, Vec::new(), Vec::new());
+        for r in &m.owner_references {
+            match self.owner(place, r).await? {
+                Owner::Solid => solid += 1,
+                Owner::Waiting => waiting.push(r.uid.as_str()),
+                Owner::Absent => absent.push(r.uid.as_str()),
+            }
+        }
+        if solid > 0 {
+            if waiting.is_empty() && absent.is_empty() {
+                return Ok(());
+            }
+            return self.disown(place, object, &waiting.into_iter().chain(absent).collect()).await;
+        }
+        if waiting.is_empty() {
+            // What its own deletion asked for stays: orphan, or foreground.
+            let own = [(ORPHAN, "Orphan"), (FOREGROUND, "Foreground")];
+            let policy = own.iter().find(|(f, _)| m.finalizers.iter().any(|x| x == f)).map_or("Background", |(_, p)| p);
+            return self.delete(place, object, policy).await;
+        }
+        // Foreground: this one's own dependents first, unless it is part of a circle, which
+        // would wait for itself for ever.
+        let dependents = self.read_dependents(&m.uid);
+        let circle = dependents.iter().any(|(_, d)| d.meta().deletion_timestamp.is_some() && d.meta().finalizers.iter().any(|f| f == FOREGROUND));
+        if circle {
+            let owners = waiting.iter().copied().collect();
+            self.unblock(place, object, &owners).await?;
+        }
+        self.delete(place, object, if dependents.is_empty() { "Background" } else { "Foreground" }).await
+    }
+
+    /// Breaks a circle: owners no longer wait for this object.
+    async fn unblock(&self, place: &Place, object: &Object, owners: &HashSet<&str>) -> Result<(), Status> {
+        let mut current = object.to_value();
+        for r in current["metadata"]["ownerReferences"].as_array_mut().into_iter().flatten() {
+            if owners.contains(r["uid"].as_str().unwrap_or_default()) {
+                r["blockOwnerDeletion"] = false.into();
+            }
+        }
+        let patch = json!({"metadata": {"ownerReferences": current["metadata"]["ownerReferences"]}});
+        gone_is_fine(self.client.api().call(self.call(Verb::Patch(PatchKind::Merge), place, Some(patch))).await)
+    }
+}
+
+fn gone_is_fine(r: Result<Arc<Object>, Status>) -> Result<(), Status> {
+    match r {
+        Ok(_) => Ok(()),
+        Err(s) if s.is_not_found() => Ok(()),
+        Err(s) => Err(s),
+    }
+}
+
+#[async_trait]
+impl Controller for GarbageCollector {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn reconcile(&self, key: &str) -> Result<Action, Status> {
+        let Some((place, object)) = self.read().objects.get(key).cloned() else { return Ok(Action::Done) };
+        if object.meta().deletion_timestamp.is_some() {
+            self.deleting(&place, &object).await?;
+        } else {
+            self.judge(&place, &object).await?;
+        }
+        Ok(Action::Done)
+    }
+}

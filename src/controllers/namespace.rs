@@ -1,0 +1,177 @@
+//! Namespace deletion: everything in a terminating namespace goes, then the namespace
+//! (upstream: `pkg/controller/namespace/deletion`).
+//!
+//! Invariant: the `kubernetes` finalizer is removed only when every listable resource has been
+//! seen empty.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Status;
+use api::k8s::core::v1::Namespace;
+use async_trait::async_trait;
+use client::api::{Call, Gvr, ListParams, PatchKind, Verb};
+use client::{Client, Informer};
+use serde_json::{Value, json};
+
+use crate::runtime::{self, Action, Context, Controller, Queue};
+
+const NAME: &str = "namespace-controller";
+const FINALIZER: &str = "kubernetes";
+/// Pods need their grace period; what is left is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+struct NamespaceController {
+    client: Client,
+    namespaces: Informer,
+}
+
+/// Starts the controller.
+pub fn start(context: &Context) {
+    let client = (context.client_for)(NAME);
+    let namespaces = context.informers.of::<Namespace>();
+    let queue = Queue::default();
+    runtime::enqueue_own(&namespaces, &queue);
+    let controller = NamespaceController { client, namespaces: namespaces.clone() };
+    runtime::run(context, Arc::new(controller), queue, vec![namespaces], 4);
+}
+
+/// The namespaced resources that can be listed and deleted, from discovery.
+pub(crate) async fn discover(client: &Client, namespaced_only: bool) -> Result<Vec<(Gvr, String)>, Status> {
+    let read = async |path: &str| -> Result<Value, Status> {
+        serde_json::from_slice(&client.api().raw_get(path).await?).map_err(Status::internal)
+    };
+    let mut paths = vec!["/api/v1".to_owned()];
+    for g in read("/apis").await?["groups"].as_array().into_iter().flatten() {
+        let preferred = g["preferredVersion"]["groupVersion"].as_str().unwrap_or_default();
+        paths.push(format!("/apis/{preferred}"));
+    }
+    let mut all = Vec::new();
+    for path in paths {
+        let list = read(&path).await?;
+        let gv = list["groupVersion"].as_str().unwrap_or_default();
+        let (group, version) = gv.split_once('/').unwrap_or(("", gv));
+        for r in list["resources"].as_array().into_iter().flatten() {
+            let name = r["name"].as_str().unwrap_or_default();
+            let verbs: Vec<&str> = r["verbs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let fits = ["list", "delete", "watch"].iter().all(|v| verbs.contains(v));
+            if !name.contains('/') && fits && (!namespaced_only || r["namespaced"] == true) {
+                all.push((Gvr::dynamic(group, version, name), r["kind"].as_str().unwrap_or_default().to_owned()));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn condition(kind: &str, bad: bool, reason: &str, message: &str) -> Value {
+    json!({"type": kind, "status": if bad { "True" } else { "False" }, "reason": reason, "message": message,
+        "lastTransitionTime": api::meta::apis::meta::v1::Time(jiff::Timestamp::now())})
+}
+
+impl NamespaceController {
+    /// Deletes what can be deleted; returns what is left, as (resource, count, finalizers).
+    async fn empty(&self, namespace: &str) -> Result<Vec<(String, usize, Vec<String>)>, Status> {
+        let mut left = Vec::new();
+        for (gvr, _) in discover(&self.client, true).await? {
+            // Events about the end of the others come until the end.
+            let params = ListParams { namespace: namespace.to_owned(), ..Default::default() };
+            let list = self.client.api().list(&gvr, &params).await?;
+            if list.items.is_empty() {
+                continue;
+            }
+            let call = Call {
+                verb: Verb::DeleteCollection,
+                gvr: gvr.clone(),
+                namespace: namespace.to_owned(),
+                name: String::new(),
+                subresource: String::new(),
+                query: Vec::new(),
+                body: Some(json!({"propagationPolicy": "Background"}).to_string().into()),
+            };
+            self.client.api().call(call).await?;
+            let rest = self.client.api().list(&gvr, &params).await?.items;
+            if !rest.is_empty() {
+                let mut finalizers: Vec<String> = rest.iter().flat_map(|o| o.meta().finalizers.clone()).collect();
+                finalizers.sort();
+                finalizers.dedup();
+                left.push((api::status::qualified(&gvr.group, &gvr.plural), rest.len(), finalizers));
+            }
+        }
+        Ok(left)
+    }
+
+    async fn report(&self, namespace: &Namespace, left: &[(String, usize, Vec<String>)]) -> Result<(), Status> {
+        let names = |f: &dyn Fn(&(String, usize, Vec<String>)) -> String| left.iter().map(f).collect::<Vec<_>>().join(", ");
+        let remaining = names(&|(r, n, _)| format!("{r} has {n} resource instances"));
+        let holding: Vec<String> = left.iter().flat_map(|(_, n, f)| f.iter().map(move |f| format!("{f} in {n} resource instances"))).collect();
+        let content = if left.is_empty() {
+            condition("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed")
+        } else {
+            condition("NamespaceContentRemaining", true, "SomeResourcesRemain", &format!("Some resources are remaining: {remaining}"))
+        };
+        let finalizers = if holding.is_empty() {
+            condition("NamespaceFinalizersRemaining", false, "ContentHasNoFinalizers", "All content-preserving finalizers finished")
+        } else {
+            let text = format!("Some content in the namespace has finalizers remaining: {}", holding.join(", "));
+            condition("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", &text)
+        };
+        let mut wanted = vec![
+            condition("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources successfully discovered"),
+            condition("NamespaceDeletionGroupVersionParsingFailure", false, "ParsedGroupVersions", "All legacy kube types successfully parsed"),
+            condition("NamespaceDeletionContentFailure", false, "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+            content,
+            finalizers,
+        ];
+        let have = namespace.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+        let mut same = have.len() >= wanted.len();
+        for w in &mut wanted {
+            let old = have.iter().find(|c| w["type"] == c.type_);
+            same &= old.is_some_and(|c| w["status"] == c.status && w["message"] == c.message.clone().unwrap_or_default());
+            if let Some(c) = old.filter(|c| w["status"] == c.status) {
+                w["lastTransitionTime"] = json!(c.last_transition_time);
+            }
+        }
+        if same {
+            return Ok(());
+        }
+        let name = namespace.metadata.name.clone().unwrap_or_default();
+        let patch = json!({"status": {"conditions": wanted}});
+        crate::pod_control::ignore_absent(
+            self.client.patch::<Namespace>("", &name, "status", PatchKind::Strategic, &patch).await,
+        )?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Controller for NamespaceController {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn reconcile(&self, key: &str) -> Result<Action, Status> {
+        let Some(namespace) = self.namespaces.get::<Namespace>(key) else { return Ok(Action::Done) };
+        let finalizers = namespace.spec.as_ref().and_then(|s| s.finalizers.clone()).unwrap_or_default();
+        if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|f| f == FINALIZER) {
+            return Ok(Action::Done);
+        }
+        let left = self.empty(key).await?;
+        self.report(&namespace, &left).await?;
+        if !left.is_empty() {
+            return Ok(Action::After(LOOK_AGAIN));
+        }
+        let rest: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();
+        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": key}, "spec": {"finalizers": rest}});
+        let call = Call {
+            verb: Verb::Update,
+            gvr: Gvr::of::<Namespace>(),
+            namespace: String::new(),
+            name: key.to_owned(),
+            subresource: "finalize".to_owned(),
+            query: Vec::new(),
+            body: Some(body.to_string().into()),
+        };
+        crate::pod_control::ignore_absent(self.client.api().call(call).await)?;
+        Ok(Action::Done)
+    }
+}

@@ -1,0 +1,275 @@
+//! Service account tokens: bound, signed JSON Web Tokens
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/>).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use api::{Object, Status};
+use async_trait::async_trait;
+use http::header::AUTHORIZATION;
+use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Authenticator;
+use crate::Server;
+use crate::pki::Pki;
+use crate::registry::timestamp;
+use crate::request::User;
+
+const DEFAULT_SECONDS: i64 = 3600;
+const MIN_SECONDS: i64 = 600;
+const MAX_SECONDS: i64 = 1 << 32;
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Reference {
+    name: String,
+    uid: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Bound {
+    namespace: String,
+    serviceaccount: Reference,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pod: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<Reference>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Claims {
+    aud: Vec<String>,
+    exp: i64,
+    iat: i64,
+    nbf: i64,
+    iss: String,
+    jti: String,
+    sub: String,
+    #[serde(rename = "kubernetes.io")]
+    bound: Bound,
+}
+
+/// Signs and verifies tokens.
+pub struct Tokens {
+    issuer: String,
+    key_id: String,
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    jwk: Jwk,
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokens({})", self.issuer)
+    }
+}
+
+fn invalid(field: &str, value: impl Into<Value>, why: &str) -> Status {
+    let e = api::field::FieldError::invalid(field, value, why);
+    Status::invalid("authentication.k8s.io", "TokenRequest", "", &vec![e])
+}
+
+impl Tokens {
+    /// Tokens of an issuer, signed with the cluster's service account key.
+    ///
+    /// # Errors
+    /// When the key is unusable.
+    pub fn new(pki: &Pki, issuer: &str) -> Result<Tokens, Status> {
+        let signing = EncodingKey::from_ec_pem(pki.service_key_pem.as_bytes()).map_err(Status::internal)?;
+        let mut jwk = Jwk::from_encoding_key(&signing, Algorithm::ES256).map_err(Status::internal)?;
+        let key_id = jwk.thumbprint(ThumbprintHash::SHA256).map_err(Status::internal)?;
+        jwk.common.key_id = Some(key_id.clone());
+        jwk.common.public_key_use = Some(jsonwebtoken::jwk::PublicKeyUse::Signature);
+        let verifying = DecodingKey::from_jwk(&jwk).map_err(Status::internal)?;
+        Ok(Tokens { issuer: issuer.to_owned(), key_id, signing, verifying, jwk })
+    }
+
+    /// The public keys.
+    pub fn jwks(&self) -> Value {
+        json!({"keys": [self.jwk]})
+    }
+
+    /// Answers a TokenRequest for an account.
+    ///
+    /// # Errors
+    /// 422 for what cannot be granted, 404 or 409 for a bound object that is not there.
+    pub async fn request(&self, server: &Server, account: &Object, request: &Value) -> Result<Value, Status> {
+        let spec = &request["spec"];
+        let mut audiences: Vec<String> =
+            spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        if audiences.is_empty() {
+            audiences.push(self.issuer.clone());
+        }
+        let seconds = spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
+        if seconds < MIN_SECONDS {
+            return Err(invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes"));
+        }
+        if seconds > MAX_SECONDS {
+            return Err(invalid("spec.expirationSeconds", seconds, "may not specify a duration larger than 2^32 seconds"));
+        }
+        let m = account.meta();
+        let mut bound = Bound {
+            namespace: m.namespace.clone(),
+            serviceaccount: Reference { name: m.name.clone(), uid: m.uid.clone() },
+            ..Default::default()
+        };
+        if let Some(r) = spec.get("boundObjectRef").filter(|r| r.is_object()) {
+            self.bind(server, &mut bound, r).await?;
+        }
+        let now = jiff::Timestamp::now();
+        let claims = Claims {
+            aud: audiences.clone(),
+            exp: now.as_second() + seconds,
+            iat: now.as_second(),
+            nbf: now.as_second(),
+            iss: self.issuer.clone(),
+            jti: uuid::Uuid::new_v4().to_string(),
+            sub: format!("system:serviceaccount:{}:{}", m.namespace, m.name),
+            bound,
+        };
+        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::ES256) };
+        let token = jsonwebtoken::encode(&header, &claims, &self.signing).map_err(Status::internal)?;
+        let expires = now + jiff::SignedDuration::from_secs(seconds);
+        let mut answer = json!({
+            "kind": "TokenRequest",
+            "apiVersion": "authentication.k8s.io/v1",
+            "metadata": {"name": m.name, "namespace": m.namespace, "creationTimestamp": timestamp(now)},
+            "spec": {"audiences": audiences, "expirationSeconds": seconds},
+            "status": {"token": token, "expirationTimestamp": timestamp(expires)},
+        });
+        if let Some(r) = spec.get("boundObjectRef") {
+            answer["spec"]["boundObjectRef"] = r.clone();
+        }
+        Ok(answer)
+    }
+
+    async fn bind(&self, server: &Server, bound: &mut Bound, reference: &Value) -> Result<(), Status> {
+        let text = |f: &str| reference[f].as_str().unwrap_or_default().to_owned();
+        let (kind, name, uid) = (text("kind"), text("name"), text("uid"));
+        let (plural, namespace) = match kind.as_str() {
+            "Pod" => ("pods", bound.namespace.as_str()),
+            "Secret" => ("secrets", bound.namespace.as_str()),
+            "Node" => ("nodes", ""),
+            _ => return Err(invalid("spec.boundObjectRef.kind", kind, "cannot bind token to this kind of object")),
+        };
+        let resource = server.resource("", "v1", plural)?;
+        let object = server.registry().get(&resource, namespace, &name).await?;
+        if !uid.is_empty() && uid != object.meta().uid {
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
+            return Err(Status::conflict("", plural, &name, &why));
+        }
+        let to = Reference { name, uid: object.meta().uid.clone() };
+        match kind.as_str() {
+            "Pod" => {
+                let pod = object.to_value();
+                if pod["spec"]["serviceAccountName"] != bound.serviceaccount.name {
+                    return Err(Status::bad_request(format!(
+                        "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                        bound.serviceaccount.name
+                    )));
+                }
+                if let Some(node) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
+                    let nodes = server.resource("", "v1", "nodes")?;
+                    let uid = server.registry().get(&nodes, "", node).await.map(|n| n.meta().uid.clone());
+                    bound.node = Some(Reference { name: node.to_owned(), uid: uid.unwrap_or_default() });
+                }
+                bound.pod = Some(to);
+            }
+            "Secret" => bound.secret = Some(to),
+            _ => bound.node = Some(to),
+        }
+        Ok(())
+    }
+
+    /// Verifies a bearer token for one of `audiences` (empty: the API server's own) and returns
+    /// the user and the audiences that fit.
+    ///
+    /// # Errors
+    /// 401.
+    pub async fn review(
+        &self,
+        server: &Server,
+        parts: &http::request::Parts,
+        audiences: &[String],
+    ) -> Result<(User, Vec<String>), Status> {
+        let token = bearer(parts).ok_or_else(Status::unauthorized)?;
+        let refused = |why: &str| Status::new(401, "Unauthorized", format!("invalid bearer token: {why}"));
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_issuer(&[&self.issuer]);
+        // Audiences are compared below: the answer names those that fit.
+        validation.validate_aud = false;
+        validation.validate_nbf = true;
+        let data = jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation).map_err(|e| refused(&e.to_string()))?;
+        let claims = data.claims;
+        let own = [self.issuer.clone()];
+        let wanted = if audiences.is_empty() { &own[..] } else { audiences };
+        let fits: Vec<String> = wanted.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
+        if fits.is_empty() {
+            return Err(refused("the token is not meant for this audience"));
+        }
+        let b = &claims.bound;
+        let mut alive = vec![("serviceaccounts", b.namespace.as_str(), &b.serviceaccount)];
+        alive.extend(b.pod.as_ref().map(|p| ("pods", b.namespace.as_str(), p)));
+        alive.extend(b.secret.as_ref().map(|s| ("secrets", b.namespace.as_str(), s)));
+        for (plural, namespace, reference) in alive {
+            let resource = server.resource("", "v1", plural)?;
+            let object = match server.registry().get_cached(&resource, namespace, &reference.name) {
+                Ok(o) => Ok(o),
+                Err(_) => server.registry().get(&resource, namespace, &reference.name).await,
+            };
+            match object {
+                Ok(o) if o.meta().uid == reference.uid => {}
+                _ => return Err(refused(&format!("the {plural} object that it is bound to no longer exists"))),
+            }
+        }
+        let mut extra = BTreeMap::new();
+        let mut put = |k: &str, v: &str| extra.insert(format!("authentication.kubernetes.io/{k}"), vec![v.to_owned()]);
+        put("credential-id", &format!("JTI={}", claims.jti));
+        if let Some(p) = &b.pod {
+            put("pod-name", &p.name);
+            put("pod-uid", &p.uid);
+        }
+        if let Some(n) = &b.node {
+            put("node-name", &n.name);
+            put("node-uid", &n.uid);
+        }
+        let namespace_group = format!("system:serviceaccounts:{}", b.namespace);
+        let mut user = User::authenticated(&claims.sub, &["system:serviceaccounts", &namespace_group]);
+        user.uid = b.serviceaccount.uid.clone();
+        user.extra = extra;
+        Ok((user, fits))
+    }
+}
+
+/// The bearer token of a request; WebSocket clients may send it as a sub-protocol.
+fn bearer(parts: &http::request::Parts) -> Option<String> {
+    let value = parts.headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim().to_owned())
+}
+
+/// Authenticates by `Authorization: Bearer`.
+pub struct Bearer(pub Weak<Server>);
+
+#[async_trait]
+impl Authenticator for Bearer {
+    async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, Status> {
+        if bearer(parts).is_none() {
+            return Ok(None);
+        }
+        let server: Arc<Server> = self.0.upgrade().ok_or_else(|| Status::unavailable("the server is shutting down"))?;
+        match server.tokens().review(&server, parts, &[]).await {
+            Ok((user, _)) => Ok(Some(user)),
+            Err(s) => {
+                tracing::debug!(error = %s, "a bearer token was refused");
+                Err(Status::unauthorized())
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Role-based access control, evaluated from the watch cache
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/rbac/>).
+
+use std::sync::{Arc, Weak};
+
+use api::k8s::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use api::{Object, Status};
+use serde_json::{Value, json};
+
+use super::{Authorizer, Decision};
+use crate::Server;
+use crate::request::{RequestInfo, User};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// The RBAC authorizer.
+pub struct Rbac(pub Weak<Server>);
+
+impl std::fmt::Debug for Rbac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rbac")
+    }
+}
+
+fn any(list: &[String], wanted: &str) -> bool {
+    list.iter().any(|x| x == "*" || x == wanted)
+}
+
+/// Whether a rule allows a request.
+pub fn allows(rule: &PolicyRule, r: &RequestInfo) -> bool {
+    if !any(&rule.verbs, &r.verb) {
+        return false;
+    }
+    if !r.is_resource {
+        return rule.non_resource_urls.iter().flatten().any(|u| {
+            u == "*" || *u == r.path || u.strip_suffix('*').is_some_and(|p| r.path.starts_with(p))
+        });
+    }
+    let groups = rule.api_groups.as_deref().unwrap_or_default();
+    let resources = rule.resources.as_deref().unwrap_or_default();
+    let names = rule.resource_names.as_deref().unwrap_or_default();
+    let resource_fits = resources.iter().any(|x| match x.split_once('/') {
+        _ if x == "*" => true,
+        Some(("*", sub)) => sub == r.subresource,
+        Some((res, sub)) => res == r.resource && sub == r.subresource,
+        None => *x == r.resource && r.subresource.is_empty(),
+    });
+    any(groups, &r.group) && resource_fits && (names.is_empty() || names.contains(&r.name))
+}
+
+fn applies(subjects: Option<&[Subject]>, user: &User, namespace: &str) -> bool {
+    subjects.unwrap_or_default().iter().any(|s| match s.kind.as_str() {
+        "User" => s.name == user.name,
+        "Group" => user.in_group(&s.name),
+        "ServiceAccount" => {
+            let ns = s.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(namespace);
+            !ns.is_empty() && user.name == format!("system:serviceaccount:{ns}:{}", s.name)
+        }
+        _ => false,
+    })
+}
+
+fn cached(server: &Server, plural: &str) -> Vec<Arc<Object>> {
+    let Ok(resource) = server.resource(GROUP, "v1", plural) else { return Vec::new() };
+    let Ok(cache) = server.registry().cache(&resource) else { return Vec::new() };
+    cache.objects().values().cloned().collect()
+}
+
+fn rules_for(server: &Server, role: &RoleRef, namespace: &str) -> Result<Vec<PolicyRule>, Status> {
+    if role.kind == "ClusterRole" {
+        let resource = server.resource(GROUP, "v1", "clusterroles")?;
+        let found = server.registry().get_cached(&resource, "", &role.name)?.typed::<ClusterRole>()?;
+        return Ok(found.rules.clone().unwrap_or_default());
+    }
+    let resource = server.resource(GROUP, "v1", "roles")?;
+    let found = server.registry().get_cached(&resource, namespace, &role.name)?.typed::<Role>()?;
+    Ok(found.rules.clone().unwrap_or_default())
+}
+
+/// Calls `visit` with every rule that applies to a user in a namespace (empty: cluster scope),
+/// until it returns true.
+fn visit_rules(server: &Server, user: &User, namespace: &str, visit: &mut dyn FnMut(&PolicyRule, &str) -> bool) {
+    for o in cached(server, "clusterrolebindings") {
+        let Ok(b) = o.typed::<ClusterRoleBinding>() else { continue };
+        if applies(b.subjects.as_deref(), user, "") {
+            let why = format!("ClusterRoleBinding {:?} of {} {:?}", o.meta().name, b.role_ref.kind, b.role_ref.name);
+            // A binding to a role that does not exist grants nothing.
+            let rules = rules_for(server, &b.role_ref, "").unwrap_or_default();
+            if rules.iter().any(|r| visit(r, &why)) {
+                return;
+            }
+        }
+    }
+    if namespace.is_empty() {
+        return;
+    }
+    for o in cached(server, "rolebindings") {
+        if o.meta().namespace != namespace {
+            continue;
+        }
+        let Ok(b) = o.typed::<RoleBinding>() else { continue };
+        if applies(b.subjects.as_deref(), user, namespace) {
+            let why = format!("RoleBinding {:?} of {} {:?}", o.key(), b.role_ref.kind, b.role_ref.name);
+            let rules = rules_for(server, &b.role_ref, namespace).unwrap_or_default();
+            if rules.iter().any(|r| visit(r, &why)) {
+                return;
+            }
+        }
+    }
+}
+
+impl Authorizer for Rbac {
+    fn authorize(&self, user: &User, request: &RequestInfo) -> Decision {
+        let Some(server) = self.0.upgrade() else { return Decision::NoOpinion("the server is shutting down".into()) };
+        let mut allowed = false;
+        visit_rules(&server, user, &request.namespace, &mut |rule, _| {
+            allowed = allowed || allows(rule, request);
+            allowed
+        });
+        if allowed { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+    }
+}
+
+/// The status of a SelfSubjectRulesReview.
+pub fn rules_of(server: &Server, user: &User, namespace: &str) -> Value {
+    let (mut resource, mut other) = (Vec::new(), Vec::new());
+    if user.in_group("system:masters") {
+        resource.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
+        other.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+    }
+    visit_rules(server, user, namespace, &mut |rule, _| {
+        if rule.resources.as_ref().is_some_and(|r| !r.is_empty()) {
+            let mut v = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
+            if let Some(n) = &rule.resource_names {
+                v["resourceNames"] = json!(n);
+            }
+            resource.push(v);
+        } else {
+            other.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls}));
+        }
+        false
+    });
+    json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": false})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(v: Value) -> PolicyRule {
+        serde_json::from_value(v).unwrap()
+    }
+
+    fn request(verb: &str, resource: &str, subresource: &str, name: &str) -> RequestInfo {
+        RequestInfo {
+            verb: verb.into(),
+            is_resource: true,
+            resource: resource.into(),
+            subresource: subresource.into(),
+            name: name.into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_rule_for_a_resource_does_not_cover_its_subresources() {
+        let r = rule(json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}));
+        assert!(allows(&r, &request("get", "pods", "", "a")));
+        assert!(!allows(&r, &request("get", "pods", "log", "a")));
+        let r = rule(json!({"verbs": ["get"], "apiGroups": [""], "resources": ["*/scale"]}));
+        assert!(allows(&r, &request("get", "x", "scale", "a")));
+    }
+
+    #[test]
+    fn resource_names_limit_a_rule_and_urls_match_by_prefix() {
+        let r = rule(json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["a"]}));
+        assert!(allows(&r, &request("get", "pods", "", "a")));
+        assert!(!allows(&r, &request("get", "pods", "", "b")));
+        let r = rule(json!({"verbs": ["get"], "nonResourceURLs": ["/healthz/*"]}));
+        let mut q = RequestInfo { verb: "get".into(), path: "/healthz/ping".into(), ..Default::default() };
+        assert!(allows(&r, &q));
+        q.path = "/metrics".into();
+        assert!(!allows(&r, &q));
+    }
+}

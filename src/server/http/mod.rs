@@ -1,0 +1,466 @@
+//! HTTP: from a request to the registry and back.
+//!
+//! * [`negotiate`] – representations; [`respond`] – bodies; [`watch`] – watch streams.
+//! * here – the chain identity → authorization → dispatch, and the verbs.
+
+pub mod negotiate;
+pub mod respond;
+pub mod watch;
+
+use std::sync::Arc;
+
+use api::codec::Decoded;
+use api::{Resource, Status, Subresource};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+use bytes::Bytes;
+use http::request::Parts;
+use http::Request;
+use http_body_util::{BodyExt, Limited};
+use serde_json::{Value, json};
+
+use self::negotiate::Accepted;
+use self::respond::{IncludeObject, Reply};
+use crate::Server;
+use crate::authz::{self, Decision};
+use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
+use crate::request::{Query, RequestInfo, User};
+use crate::subresources;
+
+/// Largest request body that is read, as upstream.
+const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// A request on its way through the handlers.
+#[derive(Debug)]
+pub struct Call {
+    /// Method, URI, headers, extensions.
+    pub parts: Parts,
+    /// The query parameters.
+    pub query: Query,
+    /// What is asked for.
+    pub info: RequestInfo,
+    /// Who asks.
+    pub user: User,
+}
+
+/// The request's body type: anything hyper or a test brings.
+pub type RequestBody = axum::body::Body;
+
+impl Server {
+    /// Serves one request.
+    pub async fn serve(self: &Arc<Self>, request: Request<RequestBody>) -> Reply {
+        let (parts, body) = request.into_parts();
+        match self.route(parts, body).await {
+            Ok(reply) => reply,
+            Err(s) => respond::status(&s),
+        }
+    }
+
+    /// Serves a request of a user that is known already: a caller in the same process.
+    pub async fn serve_as(self: &Arc<Self>, user: User, request: Request<RequestBody>) -> Reply {
+        let (parts, body) = request.into_parts();
+        match self.route_as(user, parts, body).await {
+            Ok(reply) => reply,
+            Err(s) => respond::status(&s),
+        }
+    }
+
+    async fn route(self: &Arc<Self>, parts: Parts, body: RequestBody) -> Result<Reply, Status> {
+        let user = self.identify(&parts).await?;
+        self.route_as(user, parts, body).await
+    }
+
+    async fn route_as(self: &Arc<Self>, user: User, parts: Parts, body: RequestBody) -> Result<Reply, Status> {
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
+        self.authorize(&user, &info)?;
+        let mut call = Call { parts, query, info, user };
+        if !call.info.is_resource {
+            return self.serve_path(call, body).await;
+        }
+        let resource = self.resource(&call.info.group, &call.info.version, &call.info.resource)?;
+        if call.info.subresource == "proxy" || subresources::is_connect(&call.info.subresource) {
+            return subresources::connect(self, call, &resource, body).await;
+        }
+        let body = read_body(body).await?;
+        // A field selector on the name is for authorization only.
+        if matches!(call.info.verb.as_str(), "list" | "watch" | "deletecollection") {
+            call.info.name.clear();
+        }
+        self.verb(call, resource, body).await
+    }
+
+    async fn identify(&self, parts: &Parts) -> Result<User, Status> {
+        for a in self.authenticators() {
+            if let Some(user) = a.authenticate(parts).await? {
+                return self.impersonated(user, parts);
+            }
+        }
+        // Something was shown that nobody recognised: not the same as nothing.
+        if parts.headers.contains_key(http::header::AUTHORIZATION) {
+            return Err(Status::unauthorized());
+        }
+        Ok(User::anonymous())
+    }
+
+    fn impersonated(&self, user: User, parts: &Parts) -> Result<User, Status> {
+        let all = |name: &str| -> Vec<String> {
+            parts.headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+        };
+        let name = all("impersonate-user").into_iter().next();
+        let groups = all("impersonate-group");
+        let Some(name) = name else {
+            if groups.is_empty() {
+                return Ok(user);
+            }
+            return Err(Status::bad_request("requested groups without impersonating a user"));
+        };
+        let check = |resource: &str, name: &str| {
+            let mut r = RequestInfo {
+                verb: "impersonate".into(),
+                is_resource: true,
+                version: "v1".into(),
+                resource: resource.into(),
+                name: name.into(),
+                ..Default::default()
+            };
+            if resource == "serviceaccounts"
+                && let Some((ns, sa)) = name.trim_start_matches("system:serviceaccount:").split_once(':')
+            {
+                r.namespace = ns.into();
+                r.name = sa.into();
+            }
+            self.authorize(&user, &r)
+        };
+        let is_account = name.starts_with("system:serviceaccount:");
+        check(if is_account { "serviceaccounts" } else { "users" }, &name)?;
+        for g in &groups {
+            check("groups", g)?;
+        }
+        let mut as_groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+        if is_account && groups.is_empty() {
+            as_groups.push("system:serviceaccounts");
+        }
+        Ok(User::authenticated(&name, &as_groups))
+    }
+
+    /// Checks a request against the authorizers.
+    ///
+    /// # Errors
+    /// 403 in upstream's words.
+    pub fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), Status> {
+        match authz::decide(self.authorizers(), user, info) {
+            Decision::Allow => Ok(()),
+            Decision::Deny(r) | Decision::NoOpinion(r) => Err(authz::forbidden(user, info, &r)),
+        }
+    }
+
+    async fn verb(self: &Arc<Self>, call: Call, resource: Arc<Resource>, body: Bytes) -> Result<Reply, Status> {
+        let accepted = negotiate::accepted(&call.parts.headers)?;
+        let include = IncludeObject::parse(call.query.get("includeObject"));
+        let i = &call.info;
+        if resource.namespaced && i.namespace.is_empty() && !matches!(i.verb.as_str(), "list" | "watch") && resource.stored {
+            return Err(Status::no_such_resource());
+        }
+        if !i.subresource.is_empty() {
+            match resource.subresource(&i.subresource) {
+                None => return Err(Status::no_such_resource()),
+                Some(Subresource::Status) => {}
+                Some(other) => return subresources::serve(self, &call, &resource, other, &body).await,
+            }
+        } else if !resource.stored {
+            return subresources::virtual_create(self, &call, &resource, &body).await;
+        }
+        let allowed = if i.subresource.is_empty() {
+            resource.verbs.contains(&i.verb.as_str())
+        } else {
+            matches!(i.verb.as_str(), "get" | "update" | "patch")
+        };
+        if !allowed {
+            return Err(Status::method_not_allowed());
+        }
+        match i.verb.as_str() {
+            "get" => {
+                let fresh = call.query.get("resourceVersion") != Some("0");
+                let o = if fresh {
+                    self.registry().get(&resource, &i.namespace, &i.name).await?
+                } else {
+                    self.registry().get_cached(&resource, &i.namespace, &i.name)?
+                };
+                Ok(respond::object(200, accepted, &resource, &o, include))
+            }
+            "list" => self.list(&call, &resource, accepted, include).await,
+            "watch" => {
+                let selection = self.selection(&call, &resource)?;
+                watch::serve(self.registry(), &resource, selection, &call.query, accepted).await
+            }
+            "create" | "update" | "patch" => {
+                let written = self.write(&call, &resource, &body).await?;
+                let code = if written.created { 201 } else { 200 };
+                let mut reply = respond::object(code, accepted, &resource, &written.object, include);
+                respond::warn(&mut reply, &written.warnings);
+                Ok(reply)
+            }
+            "delete" => {
+                let options = self.delete_options(&call, &body)?;
+                let ctx = self.write_context(&call)?;
+                let deleted = self.registry().delete(&ctx, &resource, &i.namespace, &i.name, &options).await?;
+                Ok(delete_reply(&deleted, &resource, accepted, include))
+            }
+            "deletecollection" => self.delete_collection(&call, &resource, &body, accepted).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+
+    /// The selection that a request's parameters name.
+    ///
+    /// # Errors
+    /// 400.
+    pub fn selection(&self, call: &Call, resource: &Resource) -> Result<Selection, Status> {
+        let mut fields = call.query.get("fieldSelector").unwrap_or_default().to_owned();
+        // A watch of one object, by the old path form.
+        if !call.info.name.is_empty() {
+            fields = format!("metadata.name={}", call.info.name);
+        }
+        Selection::new(resource, &call.info.namespace, call.query.get("labelSelector").unwrap_or_default(), &fields)
+    }
+
+    async fn list(&self, call: &Call, resource: &Arc<Resource>, accepted: Accepted, include: IncludeObject) -> Result<Reply, Status> {
+        let selection = self.selection(call, resource)?;
+        let limit = match call.query.get("limit").map(str::parse::<i64>) {
+            None => 0,
+            Some(Ok(n)) => n.max(0) as usize,
+            Some(Err(_)) => return Err(Status::bad_request("limit must be a number")),
+        };
+        let (at, after) = list_position(call, &selection)?;
+        let page = self.registry().list(resource, &selection, at, limit, after.as_deref()).await?;
+        let token = page.next.as_ref().map(|k| continue_token(page.revision, k)).unwrap_or_default();
+        Ok(respond::list(accepted, resource, &page, &token, include))
+    }
+
+    /// The circumstances that a request's parameters name.
+    ///
+    /// # Errors
+    /// 400 for bad values.
+    pub fn write_context(&self, call: &Call) -> Result<WriteContext, Status> {
+        let mut ctx = WriteContext::new(call.user.clone());
+        ctx.field_validation = match call.query.get("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some("Strict") => FieldValidation::Strict,
+            Some(other) => {
+                return Err(Status::bad_request(format!(
+                    "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Warn\", \"Strict\""
+                )));
+            }
+        };
+        for v in call.query.all("dryRun") {
+            match v {
+                "All" => ctx.dry_run = true,
+                "" => {}
+                other => {
+                    return Err(Status::bad_request(format!(
+                        "dryRun: Unsupported value: {other:?}: supported values: \"All\""
+                    )));
+                }
+            }
+        }
+        Ok(ctx)
+    }
+
+    async fn write(self: &Arc<Self>, call: &Call, resource: &Arc<Resource>, body: &Bytes) -> Result<Written, Status> {
+        let ctx = self.write_context(call)?;
+        let i = &call.info;
+        match i.verb.as_str() {
+            "create" => {
+                let decoded = decode_body(call, resource, body)?;
+                self.registry().create(&ctx, resource, &i.namespace, &i.name, decoded).await
+            }
+            "update" => {
+                let decoded = decode_body(call, resource, body)?;
+                let create = i.subresource.is_empty() && resource.strategy.creates_on_update();
+                let change = |_: &Value| Ok(clone_decoded(&decoded));
+                self.registry().update(&ctx, resource, &i.namespace, &i.name, &i.subresource, create, &change).await
+            }
+            _ => {
+                let change = patch_of(call, resource, body)?;
+                self.registry().update(&ctx, resource, &i.namespace, &i.name, &i.subresource, false, &*change).await
+            }
+        }
+    }
+
+    fn delete_options(&self, call: &Call, body: &Bytes) -> Result<DeleteOptions, Status> {
+        let mut v = if body.is_empty() {
+            json!({})
+        } else {
+            let yaml = negotiate::body(&call.parts.headers)? == negotiate::Body::Yaml;
+            api::codec::parse_tree(body, yaml)?
+        };
+        let q = &call.query;
+        if let Some(n) = q.get("gracePeriodSeconds") {
+            let n: i64 = n.parse().map_err(|_| Status::bad_request("gracePeriodSeconds must be a number"))?;
+            v["gracePeriodSeconds"] = n.into();
+        }
+        if let Some(p) = q.get("propagationPolicy") {
+            v["propagationPolicy"] = p.into();
+        }
+        if q.get("orphanDependents").is_some() {
+            v["orphanDependents"] = q.flag("orphanDependents").into();
+        }
+        DeleteOptions::from_value(&v)
+    }
+
+    async fn delete_collection(
+        &self,
+        call: &Call,
+        resource: &Arc<Resource>,
+        body: &Bytes,
+        accepted: Accepted,
+    ) -> Result<Reply, Status> {
+        let options = self.delete_options(call, body)?;
+        let ctx = self.write_context(call)?;
+        let selection = self.selection(call, resource)?;
+        let mut page = self.registry().list(resource, &selection, At::Consistent, 0, None).await?;
+        let mut items = Vec::with_capacity(page.items.len());
+        for o in &page.items {
+            let m = o.meta();
+            match self.registry().delete(&ctx, resource, &m.namespace, &m.name, &options).await {
+                Ok(d) => items.push(d.object().clone()),
+                // Somebody else was faster.
+                Err(s) if s.is_not_found() => {}
+                Err(s) => return Err(s),
+            }
+        }
+        page.items = items;
+        Ok(respond::list(accepted, resource, &page, "", IncludeObject::Metadata))
+    }
+}
+
+fn delete_reply(deleted: &Deleted, resource: &Resource, accepted: Accepted, include: IncludeObject) -> Reply {
+    match deleted {
+        Deleted::Gone(o) if !resource.strategy.returns_deleted() => {
+            let m = o.meta();
+            respond::json(
+                200,
+                &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details":
+                    details(resource, &m.name, &m.uid)}),
+            )
+        }
+        d => respond::object(200, accepted, resource, d.object(), include),
+    }
+}
+
+fn details(resource: &Resource, name: &str, uid: &str) -> Value {
+    let mut d = json!({"name": name, "kind": resource.plural, "uid": uid});
+    if !resource.group.is_empty() {
+        d["group"] = resource.group.clone().into();
+    }
+    d
+}
+
+/// Reads a whole body.
+///
+/// # Errors
+/// 413, or 400 when the client went away.
+pub async fn read_body(body: RequestBody) -> Result<Bytes, Status> {
+    let limited = Limited::new(body, MAX_BODY).collect().await;
+    limited.map(http_body_util::Collected::to_bytes).map_err(|e| {
+        if e.is::<http_body_util::LengthLimitError>() {
+            Status::too_large(format!("Request entity too large: limit is {MAX_BODY}"))
+        } else {
+            Status::bad_request(format!("the body of the request could not be read: {e}"))
+        }
+    })
+}
+
+/// Decodes a body as an object of a resource.
+///
+/// # Errors
+/// 400, 415.
+pub fn decode_body(call: &Call, resource: &Resource, body: &[u8]) -> Result<Decoded, Status> {
+    let yaml = negotiate::body(&call.parts.headers)? == negotiate::Body::Yaml;
+    api::codec::decode(body, yaml, &resource.schema)
+}
+
+fn clone_decoded(d: &Decoded) -> Decoded {
+    Decoded { value: d.value.clone(), unknown: d.unknown.clone(), duplicate: d.duplicate.clone() }
+}
+
+type Change = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync;
+
+/// The change that a PATCH asks for.
+///
+/// # Errors
+/// 415 for patch types that are not served, 400 for a body that is no patch.
+pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Change>, Status> {
+    const SUPPORTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+    let schema = resource.schema.clone();
+    let kind = negotiate::media_type(&call.parts.headers).to_owned();
+    if !SUPPORTED.split(", ").any(|s| s == kind) {
+        return Err(Status::unsupported_media_type(SUPPORTED));
+    }
+    let patch = api::codec::parse_tree(body, false)?;
+    if kind != "application/json-patch+json" && !patch.is_object() {
+        return Err(Status::bad_request("the patch is not a JSON object"));
+    }
+    Ok(Box::new(move |current| {
+        let merged = match kind.as_str() {
+            "application/json-patch+json" => api::patch::json(current, &patch)?,
+            "application/merge-patch+json" => api::patch::merge(current, &patch),
+            _ => api::patch::strategic(&schema, current, &patch)?,
+        };
+        api::codec::check(merged, &schema)
+    }))
+}
+
+/// Upstream's continue token: version, revision and the last key, as JSON in base64.
+fn continue_token(revision: u64, key: &str) -> String {
+    BASE64_STANDARD_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": format!("{key}\u{0}")}).to_string())
+}
+
+fn list_position(call: &Call, selection: &Selection) -> Result<(At, Option<String>), Status> {
+    let q = &call.query;
+    let rv = match q.get("resourceVersion") {
+        None => None,
+        Some(s) => Some(s.parse::<u64>().map_err(|_| {
+            Status::bad_request(format!("Invalid value: {s:?}: resourceVersion must be a number"))
+        })?),
+    };
+    if let Some(token) = q.get("continue") {
+        if rv.is_some_and(|r| r != 0) {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let bad = || Status::bad_request("continue key is not valid: the token was not made by this server");
+        let raw = BASE64_STANDARD_NO_PAD.decode(token.trim_end_matches('=')).map_err(|_| bad())?;
+        let v: Value = serde_json::from_slice(&raw).map_err(|_| bad())?;
+        let start = v["start"].as_str().ok_or_else(bad)?.trim_end_matches('\0').to_owned();
+        if !start.starts_with(&selection.key_prefix()) {
+            return Err(bad());
+        }
+        return Ok(match v["rv"].as_i64() {
+            // The consistent rest of an inconsistent continue.
+            Some(-1) => (At::Consistent, Some(start)),
+            Some(r) if r > 0 => (At::Exact(r as u64), Some(start)),
+            _ => return Err(bad()),
+        });
+    }
+    let at = match (rv, q.get("resourceVersionMatch")) {
+        (None, None) => At::Consistent,
+        (None, Some(_)) => {
+            return Err(Status::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"));
+        }
+        (Some(0), Some("Exact")) => {
+            return Err(Status::bad_request("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""));
+        }
+        (Some(r), Some("Exact")) => At::Exact(r),
+        (Some(0), _) => At::Any,
+        (Some(r), None | Some("NotOlderThan")) => At::NotOlderThan(r),
+        (Some(_), Some(other)) => {
+            return Err(Status::bad_request(format!(
+                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
+            )));
+        }
+    };
+    Ok((at, None))
+}
+

@@ -1,0 +1,189 @@
+//! Bodies: objects, lists, tables, metadata, errors.
+
+use std::sync::Arc;
+
+use api::{Object, Resource, Status};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use super::negotiate::{Accepted, Form};
+use crate::registry::Page;
+
+/// The body type of every response.
+pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, std::convert::Infallible>;
+/// The response of every handler.
+pub type Reply = Response<Body>;
+
+/// A body of bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    http_body_util::Full::new(bytes.into()).boxed_unsync()
+}
+
+/// A response with a body of a media type.
+pub fn bytes(code: u16, media: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut r = Response::new(full(body));
+    *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    r.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+    r
+}
+
+/// A JSON response.
+pub fn json(code: u16, value: &Value) -> Reply {
+    bytes(code, "application/json", value.to_string())
+}
+
+/// An error.
+pub fn status(s: &Status) -> Reply {
+    let mut r = json(s.code, &s.to_value());
+    if let Some(d) = &s.details
+        && d.retry_after_seconds > 0
+    {
+        r.headers_mut().insert(RETRY_AFTER, HeaderValue::from(d.retry_after_seconds));
+    }
+    r
+}
+
+/// Adds `Warning: 299` headers.
+pub fn warn(reply: &mut Reply, warnings: &[String]) {
+    for w in warnings {
+        let quoted = w.replace('\\', "\\\\").replace('"', "\\\"").replace(['\r', '\n'], " ");
+        if let Ok(v) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            reply.headers_mut().append(WARNING, v);
+        }
+    }
+}
+
+fn rendered(code: u16, accepted: Accepted, body: Bytes) -> Reply {
+    if !accepted.yaml {
+        return bytes(code, "application/json", body);
+    }
+    let text = serde_json::from_slice::<Value>(&body).ok().and_then(|v| serde_saphyr::to_string(&v).ok());
+    match text {
+        Some(t) => bytes(code, "application/yaml", t),
+        None => status(&Status::internal("the object cannot be written as YAML")),
+    }
+}
+
+/// What a Table's rows carry besides their cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IncludeObject {
+    /// Nothing.
+    None,
+    /// The metadata; the default.
+    Metadata,
+    /// The whole object.
+    Object,
+}
+
+impl IncludeObject {
+    /// Reads the `includeObject` parameter.
+    pub fn parse(s: Option<&str>) -> IncludeObject {
+        match s {
+            Some("None") => IncludeObject::None,
+            Some("Object") => IncludeObject::Object,
+            _ => IncludeObject::Metadata,
+        }
+    }
+}
+
+/// `PartialObjectMetadata` of an object.
+pub fn partial_metadata(object: &Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+}
+
+/// A Table of objects. The column definitions are left out of all but a watch's first event.
+pub fn table(resource: &Resource, objects: &[Arc<Object>], include: IncludeObject, columns: bool, list_meta: Value) -> Value {
+    let now = jiff::Timestamp::now();
+    let definitions: Vec<Value> = resource
+        .columns
+        .iter()
+        .map(|c| {
+            json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})
+        })
+        .collect();
+    let rows: Vec<Value> = objects
+        .iter()
+        .map(|o| {
+            let value = o.to_value();
+            let mut row = json!({"cells": resource.strategy.cells(&value, now)});
+            match include {
+                IncludeObject::None => {}
+                IncludeObject::Metadata => row["object"] = partial_metadata(&value),
+                IncludeObject::Object => row["object"] = crate::registry::served(resource, &value).into_owned(),
+            }
+            row
+        })
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": list_meta,
+        "columnDefinitions": if columns { Value::Array(definitions) } else { Value::Null },
+        "rows": rows,
+    })
+}
+
+/// The JSON of an object in the version that the resource serves; shared when it is the stored one.
+pub fn served_bytes(resource: &Resource, o: &Object) -> Bytes {
+    if resource.convert.is_none() {
+        return o.bytes().clone();
+    }
+    Bytes::from(crate::registry::served(resource, &o.to_value()).to_string())
+}
+
+/// One object in the accepted form.
+pub fn object(code: u16, accepted: Accepted, resource: &Resource, o: &Arc<Object>, include: IncludeObject) -> Reply {
+    let body = match accepted.form {
+        Form::Object => served_bytes(resource, o),
+        Form::Metadata => Bytes::from(partial_metadata(&o.to_value()).to_string()),
+        Form::Table => {
+            let meta = json!({"resourceVersion": o.meta().resource_version});
+            Bytes::from(table(resource, std::slice::from_ref(o), include, true, meta).to_string())
+        }
+    };
+    rendered(code, accepted, body)
+}
+
+/// A page of a list in the accepted form.
+pub fn list(accepted: Accepted, resource: &Resource, page: &Page, continue_token: &str, include: IncludeObject) -> Reply {
+    let mut meta = json!({"resourceVersion": page.revision.to_string()});
+    if !continue_token.is_empty() {
+        meta["continue"] = continue_token.into();
+        if let Some(n) = page.remaining {
+            meta["remainingItemCount"] = n.into();
+        }
+    }
+    let body = match accepted.form {
+        Form::Table => Bytes::from(table(resource, &page.items, include, true, meta).to_string()),
+        Form::Metadata => {
+            let items: Vec<Value> = page.items.iter().map(|o| partial_metadata(&o.to_value())).collect();
+            Bytes::from(
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "items": items})
+                    .to_string(),
+            )
+        }
+        Form::Object => {
+            // A list is little more than copying bytes.
+            let size: usize = page.items.iter().map(|o| o.bytes().len() + 1).sum();
+            let head = format!(
+                "{{\"kind\":{:?},\"apiVersion\":{:?},\"metadata\":{meta},\"items\":[",
+                resource.list_kind,
+                resource.api_version()
+            );
+            let mut b = BytesMut::with_capacity(size + head.len() + 3);
+            b.put_slice(head.as_bytes());
+            for (i, o) in page.items.iter().enumerate() {
+                if i > 0 {
+                    b.put_u8(b',');
+                }
+                b.put_slice(&served_bytes(resource, o));
+            }
+            b.put_slice(b"]}\n");
+            b.freeze()
+        }
+    };
+    rendered(200, accepted, body)
+}

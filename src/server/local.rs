@@ -1,0 +1,241 @@
+//! `client::Api` in process: the same pipeline as over HTTP, without socket and parsing of
+//! requests. Objects are the `Arc`s of the watch cache.
+
+use std::sync::Arc;
+
+use api::codec::Decoded;
+use api::{Object, Status};
+use async_trait::async_trait;
+use bytes::Bytes;
+use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch};
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http_body_util::BodyExt;
+use tokio::sync::mpsc;
+
+use crate::Server;
+use crate::authz;
+use crate::http::watch::{Start, subscribe};
+use crate::registry::{At, DeleteOptions, Selection, WriteContext};
+use crate::request::{RequestInfo, User};
+use crate::watch_cache::Change;
+
+/// Events that may wait for an in-process watcher.
+const EVENTS: usize = 256;
+
+/// The API as one user sees it from inside the server's process.
+pub struct Local {
+    server: Arc<Server>,
+    user: User,
+}
+
+impl std::fmt::Debug for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Local({})", self.user.name)
+    }
+}
+
+impl Server {
+    /// A client that acts as `user`.
+    pub fn client(self: &Arc<Self>, user: User) -> client::Client {
+        client::Client::new(Arc::new(Local { server: self.clone(), user }))
+    }
+}
+
+fn verb_name(v: Verb) -> &'static str {
+    match v {
+        Verb::Get => "get",
+        Verb::Create => "create",
+        Verb::Update => "update",
+        Verb::Patch(_) => "patch",
+        Verb::Delete => "delete",
+        Verb::DeleteCollection => "deletecollection",
+    }
+}
+
+impl Local {
+    fn info(&self, verb: &str, gvr: &Gvr, namespace: &str, name: &str, subresource: &str) -> RequestInfo {
+        RequestInfo {
+            verb: verb.to_owned(),
+            path: gvr.path(namespace, name, subresource),
+            is_resource: true,
+            group: gvr.group.to_string(),
+            version: gvr.version.to_string(),
+            resource: gvr.plural.to_string(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            subresource: subresource.to_owned(),
+            rest: String::new(),
+        }
+    }
+
+    fn authorized(&self, info: &RequestInfo) -> Result<(), Status> {
+        match authz::decide(self.server.authorizers(), &self.user, info) {
+            authz::Decision::Allow => Ok(()),
+            authz::Decision::Deny(r) | authz::Decision::NoOpinion(r) => Err(authz::forbidden(&self.user, info, &r)),
+        }
+    }
+
+    /// Subresources and virtual resources have their own handlers: the call goes through the
+    /// router like any request.
+    async fn through_http(&self, call: Call) -> Result<Arc<Object>, Status> {
+        let method = match call.verb {
+            Verb::Get => http::Method::GET,
+            Verb::Create => http::Method::POST,
+            Verb::Update => http::Method::PUT,
+            Verb::Patch(_) => http::Method::PATCH,
+            Verb::Delete | Verb::DeleteCollection => http::Method::DELETE,
+        };
+        let mut uri = call.gvr.path(&call.namespace, &call.name, &call.subresource);
+        for (i, (k, v)) in call.query.iter().enumerate() {
+            uri.push(if i == 0 { '?' } else { '&' });
+            uri += &format!("{k}={}", percent_encode(v));
+        }
+        let media = match call.verb {
+            Verb::Patch(kind) => kind.content_type(),
+            _ => "application/json",
+        };
+        let mut request = http::Request::new(axum::body::Body::from(call.body.unwrap_or_default()));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri.parse().map_err(|e| Status::bad_request(format!("{uri}: {e}")))?;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
+        let reply = self.server.serve_as(self.user.clone(), request).await;
+        let code = reply.status();
+        let Ok(body) = reply.into_body().collect().await;
+        let bytes = body.to_bytes();
+        if code.is_success() {
+            return Ok(Arc::new(Object::from_bytes(bytes).map_err(Status::internal)?));
+        }
+        Err(serde_json::from_slice::<Status>(&bytes).unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
+    }
+}
+
+fn percent_encode(s: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    s.bytes().map(|b| if plain(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+#[async_trait]
+impl client::Api for Local {
+    async fn call(&self, call: Call) -> Result<Arc<Object>, Status> {
+        let resource = self.server.resource(&call.gvr.group, &call.gvr.version, &call.gvr.plural)?;
+        let plain = resource.stored
+            && matches!(call.subresource.as_str(), "" | "status")
+            && call.query.is_empty()
+            && call.verb != Verb::DeleteCollection
+            && !(resource.namespaced && call.namespace.is_empty());
+        if !plain {
+            return self.through_http(call).await;
+        }
+        self.authorized(&self.info(verb_name(call.verb), &call.gvr, &call.namespace, &call.name, &call.subresource))?;
+        let ctx = WriteContext::new(self.user.clone());
+        let registry = self.server.registry();
+        let (ns, name, sub) = (call.namespace.as_str(), call.name.as_str(), call.subresource.as_str());
+        let body = call.body.unwrap_or_default();
+        match call.verb {
+            Verb::Get => registry.get(&resource, ns, name).await,
+            Verb::Create => {
+                let decoded = api::codec::decode(&body, false, &resource.schema)?;
+                Ok(registry.create(&ctx, &resource, ns, name, decoded).await?.object)
+            }
+            Verb::Update => {
+                let d = api::codec::decode(&body, false, &resource.schema)?;
+                let change = |_: &serde_json::Value| {
+                    Ok(Decoded { value: d.value.clone(), unknown: Vec::new(), duplicate: Vec::new() })
+                };
+                let create = sub.is_empty() && resource.strategy.creates_on_update();
+                Ok(registry.update(&ctx, &resource, ns, name, sub, create, &change).await?.object)
+            }
+            Verb::Patch(kind) => {
+                let patch = api::codec::parse_tree(&body, false)?;
+                let change = |current: &serde_json::Value| {
+                    let merged = match kind {
+                        PatchKind::Json => api::patch::json(current, &patch)?,
+                        PatchKind::Merge => api::patch::merge(current, &patch),
+                        PatchKind::Strategic => api::patch::strategic(&resource.schema, current, &patch)?,
+                    };
+                    api::codec::check(merged, &resource.schema)
+                };
+                Ok(registry.update(&ctx, &resource, ns, name, sub, false, &change).await?.object)
+            }
+            Verb::Delete | Verb::DeleteCollection => {
+                let options = if body.is_empty() { Default::default() } else {
+                    DeleteOptions::from_value(&api::codec::parse_tree(&body, false)?)?
+                };
+                Ok(registry.delete(&ctx, &resource, ns, name, &options).await?.object().clone())
+            }
+        }
+    }
+
+    async fn list(&self, gvr: &Gvr, params: &ListParams) -> Result<List, Status> {
+        let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
+        self.authorized(&self.info("list", gvr, &params.namespace, "", ""))?;
+        let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
+        // Informers page nothing in process: the objects are shared, not copied.
+        let at = match params.resource_version.as_str() {
+            "" => At::Consistent,
+            "0" => At::Any,
+            rv => At::NotOlderThan(rv.parse().map_err(|_| Status::bad_request("resourceVersion must be a number"))?),
+        };
+        let page = self.server.registry().list(&resource, &selection, at, 0, None).await?;
+        Ok(List { items: page.items, resource_version: page.revision.to_string(), continue_token: String::new() })
+    }
+
+    async fn watch(&self, gvr: &Gvr, params: &ListParams) -> Result<Watch, Status> {
+        let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
+        self.authorized(&self.info("watch", gvr, &params.namespace, "", ""))?;
+        let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
+        let after = params.resource_version.parse().unwrap_or(0);
+        let start = Start { after, initial: after == 0, mark_end: false };
+        let check = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
+        let prefix = selection.key_prefix();
+        let mut s = subscribe(self.server.registry(), &resource, selection, start).await?;
+        let (tx, rx) = mpsc::channel(EVENTS);
+        // Ends with its receiver: sends fail once that is dropped.
+        tokio::spawn(async move {
+            let event = |change: Change, o: Arc<Object>| match change {
+                Change::Added => Event::Added(o),
+                Change::Modified => Event::Modified(o),
+                Change::Deleted => Event::Deleted(o),
+            };
+            let initial = if start.initial { std::mem::take(&mut s.objects) } else { Default::default() };
+            for (key, o) in initial.iter() {
+                if key.starts_with(&prefix) && check.selects(&resource, o) && tx.send(Ok(Event::Added(o.clone()))).await.is_err() {
+                    return;
+                }
+            }
+            drop(initial);
+            for (change, e) in std::mem::take(&mut s.past) {
+                if tx.send(Ok(event(change, e.object.clone()))).await.is_err() {
+                    return;
+                }
+            }
+            loop {
+                let next = tokio::select! {
+                    next = s.live.recv() => next,
+                    () = tx.closed() => return,
+                };
+                let Some((change, e)) = next else {
+                    let _ = tx.send(Err(Status::expired("the watch could not keep up and was closed"))).await;
+                    return;
+                };
+                if tx.send(Ok(event(change, e.object.clone()))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(rx)
+    }
+
+    async fn raw_get(&self, path: &str) -> Result<Bytes, Status> {
+        let mut request = http::Request::new(axum::body::Body::empty());
+        *request.uri_mut() = path.parse().map_err(|e| Status::bad_request(format!("{path}: {e}")))?;
+        let reply = self.server.serve_as(self.user.clone(), request).await;
+        let code = reply.status();
+        let Ok(body) = reply.into_body().collect().await;
+        let bytes = body.to_bytes();
+        if code.is_success() {
+            return Ok(bytes);
+        }
+        Err(serde_json::from_slice::<Status>(&bytes).unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
+    }
+}

@@ -1,0 +1,167 @@
+//! Paths that are not resources: health, version, metrics, discovery, OpenAPI, keys.
+
+use std::sync::Arc;
+
+use api::Status;
+use http::Method;
+use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH};
+use serde_json::{Value, json};
+use sha2::Digest;
+
+use crate::http::respond::{self, Reply};
+use crate::http::{Call, RequestBody};
+use crate::{Server, discovery};
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+fn wants_aggregated(call: &Call) -> bool {
+    let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    accept.split(',').any(|part| {
+        let has = |p: &str| part.split(';').any(|s| s.trim() == p);
+        has("as=APIGroupDiscoveryList") && has("v=v2") && has("g=apidiscovery.k8s.io")
+    })
+}
+
+impl Server {
+    /// Serves a path that names no resource.
+    ///
+    /// # Errors
+    /// 404, 405.
+    pub async fn serve_path(self: &Arc<Self>, call: Call, _body: RequestBody) -> Result<Reply, Status> {
+        let path = call.info.path.trim_end_matches('/').to_owned();
+        if !matches!(call.parts.method, Method::GET | Method::HEAD) {
+            return Err(Status::method_not_allowed());
+        }
+        let resources = self.resources();
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let json_or_404 = |v: Option<Value>| v.map(|v| respond::json(200, &v)).ok_or_else(Status::no_such_resource);
+        match parts.as_slice() {
+            ["api"] if wants_aggregated(&call) => Ok(self.aggregated(true)),
+            ["apis"] if wants_aggregated(&call) => Ok(self.aggregated(false)),
+            ["api"] => Ok(respond::json(200, &discovery::legacy_versions(self.address()))),
+            ["apis"] => Ok(respond::json(200, &discovery::group_list(&resources))),
+            ["api", version] => json_or_404(discovery::resource_list(&resources, "", version)),
+            ["apis", group] => json_or_404(discovery::group(&resources, group)),
+            ["apis", group, version] => json_or_404(discovery::resource_list(&resources, group, version)),
+            ["version"] => Ok(respond::json(200, &version())),
+            ["healthz" | "livez" | "readyz", rest @ ..] => Ok(self.health(parts[0], rest, &call)),
+            ["metrics"] => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics_text())),
+            ["openapi", rest @ ..] => self.openapi(&call, rest),
+            ["openid", "v1", "jwks"] => Ok(respond::bytes(200, "application/jwk-set+json", self.jwks().to_string())),
+            [".well-known", "openid-configuration"] => Ok(respond::json(200, &self.openid_configuration())),
+            [""] => Ok(respond::json(200, &json!({"paths": paths(&resources)}))),
+            _ => Err(Status::no_such_resource()),
+        }
+    }
+
+    fn aggregated(&self, core: bool) -> Reply {
+        respond::bytes(200, AGGREGATED, discovery::aggregated(&self.resources(), core).to_string())
+    }
+
+    fn openapi(&self, call: &Call, rest: &[&str]) -> Result<Reply, Status> {
+        let resources = self.resources();
+        match rest {
+            ["v2"] => {
+                let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+                let v2 = api::openapi::v2(&resources);
+                if accept.contains("com.github.proto-openapi.spec.v2") {
+                    let body = api::openapi::v2_protobuf(&v2);
+                    return Ok(respond::bytes(200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", body));
+                }
+                Ok(respond::json(200, &v2))
+            }
+            ["v3"] => {
+                let mut paths = serde_json::Map::new();
+                for r in resources.iter() {
+                    let gv = if r.group.is_empty() { format!("api/{}", r.version) } else { format!("apis/{}/{}", r.group, r.version) };
+                    if !paths.contains_key(&gv) {
+                        let hash = hex(&sha2::Sha256::digest(format!("{}{gv}", api::VERSION)));
+                        paths.insert(gv.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{gv}?hash={hash}")}));
+                    }
+                }
+                Ok(respond::json(200, &json!({"paths": paths})))
+            }
+            ["v3", "api", version] => openapi_v3(call, &resources, "", version),
+            ["v3", "apis", group, version] => openapi_v3(call, &resources, group, version),
+            _ => Err(Status::no_such_resource()),
+        }
+    }
+
+    fn health(&self, endpoint: &str, rest: &[&str], call: &Call) -> Reply {
+        let checks = [("ping", true), ("store", true), ("watch-cache", true), ("shutdown", !self.is_shutting_down())];
+        let wanted = rest.first();
+        let selected: Vec<(&str, bool)> = checks
+            .into_iter()
+            .filter(|(n, _)| wanted.is_none_or(|w| w == n))
+            // Liveness does not depend on a shutdown that is under way.
+            .map(|(n, ok)| (n, ok || endpoint == "livez"))
+            .collect();
+        if selected.is_empty() {
+            return respond::status(&Status::no_such_resource());
+        }
+        let failed = selected.iter().any(|(_, ok)| !ok);
+        let code = if failed { 500 } else { 200 };
+        if !failed && !call.query.flag("verbose") {
+            return respond::bytes(code, "text/plain; charset=utf-8", "ok");
+        }
+        let mut text = String::new();
+        for (name, ok) in &selected {
+            text += &format!("[{}]{name} {}\n", if *ok { "+" } else { "-" }, if *ok { "ok" } else { "failed" });
+        }
+        text += &format!("{endpoint} check {}\n", if failed { "failed" } else { "passed" });
+        respond::bytes(code, "text/plain; charset=utf-8", text)
+    }
+}
+
+fn openapi_v3(call: &Call, resources: &[Arc<api::Resource>], group: &str, version: &str) -> Result<Reply, Status> {
+    if !resources.iter().any(|r| r.group == group && r.version == version) {
+        return Err(Status::no_such_resource());
+    }
+    let body = api::openapi::v3(group, version, resources).to_string();
+    let tag = format!("\"{}\"", hex(&sha2::Sha256::digest(&body)));
+    let known = call.parts.headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let mut reply = if known == Some(tag.as_str()) {
+        respond::bytes(304, "application/json", "")
+    } else {
+        respond::bytes(200, "application/json", body)
+    };
+    if let Ok(v) = HeaderValue::from_str(&tag) {
+        reply.headers_mut().insert(ETAG, v);
+    }
+    Ok(reply)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02X}")).collect()
+}
+
+fn version() -> Value {
+    let minor = api::KUBERNETES_VERSION.split('.').nth(1).unwrap_or_default();
+    json!({
+        "major": "1",
+        "minor": minor,
+        "emulationMajor": "1",
+        "emulationMinor": minor,
+        "gitVersion": api::VERSION,
+        "gitCommit": option_env!("SAMPAN_COMMIT").unwrap_or("unknown"),
+        "gitTreeState": "clean",
+        "buildDate": option_env!("SAMPAN_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
+        "goVersion": "none",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    })
+}
+
+fn paths(resources: &[Arc<api::Resource>]) -> Vec<String> {
+    let mut list: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez",
+        "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+        .map(str::to_owned)
+        .to_vec();
+    for r in resources.iter().filter(|r| !r.group.is_empty()) {
+        list.push(format!("/apis/{}", r.group));
+        list.push(format!("/apis/{}/{}", r.group, r.version));
+    }
+    list.sort();
+    list.dedup();
+    list
+}

@@ -1,0 +1,489 @@
+//! Certificate authorities, the server's own leaves, service account keys and join tokens.
+//!
+//! Files under `<data>/server/tls`, private keys with mode 0600:
+//! `server-ca`, `client-ca`, `request-header-ca` (each `.crt` and `.key`), `service.key`.
+//! Leaves live in memory: they are made at every start and renewed by a restart of nothing –
+//! the TLS configuration reads them through a resolver that [`Pki::renew`] feeds.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use rustls::sign::CertifiedKey;
+use sha2::Digest;
+
+/// How long a leaf lives.
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long a CA lives.
+const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Clocks of joining machines may be a little behind.
+const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+
+/// What can go wrong with keys and certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// The verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{} is not usable: {what}. Restore it from a backup, or remove the whole tls directory to start with new authorities (every node must then join again)", path.display())]
+    Bad {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A certificate could not be made.
+    #[error("cannot make the certificate for {subject}: {what}")]
+    Issue {
+        /// For whom.
+        subject: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// A certificate authority.
+pub struct Authority {
+    /// Its certificate, PEM.
+    pub certificate_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authority")
+    }
+}
+
+/// A certificate with its key, both PEM. The certificate is followed by its CA's.
+#[derive(Clone)]
+pub struct Leaf {
+    /// Certificate chain.
+    pub certificate_pem: String,
+    /// Private key.
+    pub key_pem: String,
+}
+
+impl std::fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Leaf")
+    }
+}
+
+/// Whether a leaf proves a server or a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// `serverAuth`
+    Server,
+    /// `clientAuth`
+    Client,
+}
+
+fn not_before_after(lifetime: Duration) -> (rcgen_time::OffsetDateTime, rcgen_time::OffsetDateTime) {
+    let now = rcgen_time::OffsetDateTime::now_utc();
+    (now - CLOCK_SKEW, now + lifetime)
+}
+
+use time as rcgen_time;
+
+fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let failed = |source| Error::File { action: "write", path: path.to_owned(), source };
+    let temporary = path.with_extension("new");
+    let mut f = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed)?;
+    f.write_all(text.as_bytes()).and_then(|()| f.sync_all()).map_err(failed)?;
+    std::fs::rename(&temporary, path).map_err(failed)
+}
+
+fn read(path: &Path) -> Result<Option<String>, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(s) => Ok(Some(s)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::File { action: "read", path: path.to_owned(), source }),
+    }
+}
+
+impl Authority {
+    /// Loads an authority, or makes it when neither of its files exists.
+    ///
+    /// # Errors
+    /// A file that cannot be read, written or understood.
+    pub fn load_or_create(directory: &Path, name: &str) -> Result<Authority, Error> {
+        let (crt, key) = (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")));
+        let (pem, key_pem) = match (read(&crt)?, read(&key)?) {
+            (Some(c), Some(k)) => (c, k),
+            (None, None) => {
+                let (c, k) = Self::make(name)?;
+                write_private(&key, &k)?;
+                write_private(&crt, &c)?;
+                (c, k)
+            }
+            (c, _) => {
+                let path = if c.is_none() { crt } else { key };
+                return Err(Error::Bad { path, what: "it is missing although its counterpart exists".into() });
+            }
+        };
+        let pair = KeyPair::from_pem(&key_pem).map_err(|e| Error::Bad { path: key, what: e.to_string() })?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, pair).map_err(|e| Error::Bad { path: crt, what: e.to_string() })?;
+        Ok(Authority { certificate_pem: pem, issuer })
+    }
+
+    fn make(name: &str) -> Result<(String, String), Error> {
+        let failed = |e: rcgen::Error| Error::Issue { subject: name.into(), what: e.to_string() };
+        let key = KeyPair::generate().map_err(failed)?;
+        let mut p = CertificateParams::default();
+        p.distinguished_name = DistinguishedName::new();
+        let stamp = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        p.distinguished_name.push(DnType::CommonName, format!("sampan-{name}@{stamp}"));
+        p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        p.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        (p.not_before, p.not_after) = not_before_after(CA_LIFETIME);
+        let cert = p.self_signed(&key).map_err(failed)?;
+        Ok((cert.pem(), key.serialize_pem()))
+    }
+
+    /// Issues a leaf with a new key.
+    ///
+    /// # Errors
+    /// [`Error::Issue`], such as for a name that is no DNS name.
+    pub fn issue(&self, common_name: &str, group: Option<&str>, usage: Usage, names: &[String]) -> Result<Leaf, Error> {
+        let key = KeyPair::generate().map_err(|e| Error::Issue { subject: common_name.into(), what: e.to_string() })?;
+        let certificate_pem = self.sign(common_name, group, usage, names, &key)?;
+        Ok(Leaf { certificate_pem, key_pem: key.serialize_pem() })
+    }
+
+    /// Signs a leaf for a public key; the chain's PEM.
+    ///
+    /// # Errors
+    /// [`Error::Issue`].
+    pub fn sign(
+        &self,
+        common_name: &str,
+        group: Option<&str>,
+        usage: Usage,
+        names: &[String],
+        key: &impl rcgen::PublicKeyData,
+    ) -> Result<String, Error> {
+        let failed = |e: rcgen::Error| Error::Issue { subject: common_name.into(), what: e.to_string() };
+        let mut p = CertificateParams::default();
+        p.distinguished_name = DistinguishedName::new();
+        p.distinguished_name.push(DnType::CommonName, common_name);
+        if let Some(g) = group {
+            p.distinguished_name.push(DnType::OrganizationName, g);
+        }
+        for n in names {
+            p.subject_alt_names.push(match n.parse::<IpAddr>() {
+                Ok(ip) => SanType::IpAddress(ip),
+                Err(_) => SanType::DnsName(n.as_str().try_into().map_err(failed)?),
+            });
+        }
+        p.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        p.extended_key_usages = vec![match usage {
+            Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
+            Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
+        }];
+        p.use_authority_key_identifier_extension = true;
+        (p.not_before, p.not_after) = not_before_after(LEAF_LIFETIME);
+        let cert = p.signed_by(key, &self.issuer).map_err(failed)?;
+        Ok(format!("{}{}", cert.pem(), self.certificate_pem))
+    }
+
+    /// Signs the public key of a PKCS#10 request, whatever subject it asks for: the caller
+    /// decides who the requester is.
+    ///
+    /// # Errors
+    /// [`Error::Issue`] for a request that does not parse or is not signed by its own key.
+    pub fn sign_request(
+        &self,
+        request_pem: &str,
+        common_name: &str,
+        group: Option<&str>,
+        usage: Usage,
+        names: &[String],
+    ) -> Result<String, Error> {
+        let request = rcgen::CertificateSigningRequestParams::from_pem(request_pem)
+            .map_err(|e| Error::Issue { subject: common_name.into(), what: format!("the signing request: {e}") })?;
+        self.sign(common_name, group, usage, names, &request.public_key)
+    }
+
+    /// The roots that trust this authority alone.
+    ///
+    /// # Errors
+    /// When the certificate does not parse.
+    pub fn roots(&self) -> Result<RootCertStore, Error> {
+        let bad = |what: String| Error::Bad { path: "the CA certificate".into(), what };
+        let mut roots = RootCertStore::empty();
+        for c in CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()) {
+            roots.add(c.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
+        }
+        Ok(roots)
+    }
+}
+
+impl Leaf {
+    /// Chain and key for rustls.
+    ///
+    /// # Errors
+    /// When they do not parse or do not belong together.
+    pub fn certified(&self) -> Result<Arc<CertifiedKey>, Error> {
+        let bad = |what: String| Error::Bad { path: "a leaf certificate".into(), what };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect();
+        let chain = chain.map_err(|e| bad(e.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|e| bad(e.to_string()))?;
+        let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|e| bad(e.to_string()))?;
+        Ok(Arc::new(CertifiedKey::new(chain, key)))
+    }
+}
+
+/// A certificate that can be replaced while connections are served.
+#[derive(Debug)]
+pub struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl Current {
+    /// Starts with a leaf.
+    pub fn new(key: Arc<CertifiedKey>) -> Arc<Current> {
+        Arc::new(Current(RwLock::new(key)))
+    }
+    /// Replaces it; connections from now on see the new one.
+    pub fn set(&self, key: Arc<CertifiedKey>) {
+        *self.0.write().unwrap_or_else(|e| e.into_inner()) = key;
+    }
+    fn get(&self) -> Arc<CertifiedKey> {
+        self.0.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+impl rustls::server::ResolvesServerCert for Current {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.get())
+    }
+}
+
+impl rustls::client::ResolvesClientCert for Current {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.get())
+    }
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Everything the server signs and proves with.
+#[derive(Debug)]
+pub struct Pki {
+    directory: PathBuf,
+    /// Signs the API server's and the kubelets' serving certificates.
+    pub server_ca: Authority,
+    /// Signs client certificates.
+    pub client_ca: Authority,
+    /// Signs the front proxy's client certificate.
+    pub request_header_ca: Authority,
+    /// PKCS#8 PEM of the key that signs service account tokens (ECDSA P-256).
+    pub service_key_pem: String,
+    serving: Arc<Current>,
+    kubelet_client: Arc<Current>,
+    kubelet_tls: Arc<rustls::ClientConfig>,
+    insecure_tls: Arc<rustls::ClientConfig>,
+    names: Vec<String>,
+}
+
+/// The user that the API server is towards kubelets.
+pub const KUBELET_CLIENT: &str = "system:kube-apiserver";
+
+impl Pki {
+    /// Loads what is under `directory`, makes what is missing. `names` are the DNS names and
+    /// addresses of the serving certificate.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn load_or_create(directory: &Path, names: &[String]) -> Result<Pki, Error> {
+        std::fs::create_dir_all(directory).map_err(|source| Error::File {
+            action: "create",
+            path: directory.to_owned(),
+            source,
+        })?;
+        let server_ca = Authority::load_or_create(directory, "server-ca")?;
+        let client_ca = Authority::load_or_create(directory, "client-ca")?;
+        let request_header_ca = Authority::load_or_create(directory, "request-header-ca")?;
+        let path = directory.join("service.key");
+        let service_key_pem = match read(&path)? {
+            Some(k) => k,
+            None => {
+                let k = KeyPair::generate()
+                    .map_err(|e| Error::Issue { subject: "service accounts".into(), what: e.to_string() })?
+                    .serialize_pem();
+                write_private(&path, &k)?;
+                k
+            }
+        };
+        let serving = Current::new(server_ca.issue("kube-apiserver", None, Usage::Server, names)?.certified()?);
+        let kubelet_client =
+            Current::new(client_ca.issue(KUBELET_CLIENT, Some("system:masters"), Usage::Client, &[])?.certified()?);
+        let mut kubelet_tls = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| Error::Issue { subject: "TLS".into(), what: e.to_string() })?
+            .with_root_certificates(server_ca.roots()?)
+            .with_client_cert_resolver(kubelet_client.clone());
+        kubelet_tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut insecure = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| Error::Issue { subject: "TLS".into(), what: e.to_string() })?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Unverified(provider())))
+            .with_no_client_auth();
+        insecure.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Pki {
+            directory: directory.to_owned(),
+            server_ca,
+            client_ca,
+            request_header_ca,
+            service_key_pem,
+            serving,
+            kubelet_client,
+            kubelet_tls: Arc::new(kubelet_tls),
+            insecure_tls: Arc::new(insecure),
+            names: names.to_vec(),
+        })
+    }
+
+    /// Where the files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes new leaves for the server itself; connections from now on see them.
+    ///
+    /// # Errors
+    /// [`Error::Issue`].
+    pub fn renew(&self) -> Result<(), Error> {
+        self.serving.set(self.server_ca.issue("kube-apiserver", None, Usage::Server, &self.names)?.certified()?);
+        let leaf = self.client_ca.issue(KUBELET_CLIENT, Some("system:masters"), Usage::Client, &[])?;
+        self.kubelet_client.set(leaf.certified()?);
+        Ok(())
+    }
+
+    /// TLS for the listener: client certificates are asked for, not required.
+    ///
+    /// # Errors
+    /// When the client CA cannot verify anything.
+    pub fn server_config(&self) -> Result<Arc<rustls::ServerConfig>, Error> {
+        listener_config(&self.client_ca, self.serving.clone())
+    }
+
+    /// TLS towards kubelets.
+    pub fn kubelet_client(&self) -> Arc<rustls::ClientConfig> {
+        self.kubelet_tls.clone()
+    }
+
+    /// TLS towards targets that are not verified.
+    pub fn insecure_client(&self) -> Arc<rustls::ClientConfig> {
+        self.insecure_tls.clone()
+    }
+
+    /// SHA-256 of the server CA's certificate, hexadecimal: what a join token pins.
+    pub fn ca_hash(&self) -> String {
+        ca_hash(&self.server_ca.certificate_pem)
+    }
+
+    /// The time at which the leaves should be renewed, from when they were made.
+    pub fn renew_after() -> Duration {
+        LEAF_LIFETIME * 2 / 3
+    }
+}
+
+/// TLS for a listener that verifies client certificates of one authority when they are shown.
+///
+/// # Errors
+/// When the authority cannot verify anything.
+pub fn listener_config(clients: &Authority, serving: Arc<Current>) -> Result<Arc<rustls::ServerConfig>, Error> {
+    let bad = |what: String| Error::Issue { subject: "the listener".into(), what };
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(clients.roots()?), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| bad(e.to_string()))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad(e.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(serving);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// SHA-256 of the first certificate in a PEM, hexadecimal.
+pub fn ca_hash(pem: &str) -> String {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map(|c| c.to_vec()).unwrap_or_default();
+    sha2::Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Accepts any certificate: `https:` proxy targets are pods and services whose certificates
+/// nobody vouches for, as upstream treats them.
+#[derive(Debug)]
+struct Unverified(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A PKCS#8 key from PEM, for those who sign with it directly.
+///
+/// # Errors
+/// When it is not PKCS#8 PEM.
+pub fn pkcs8(pem: &str) -> Result<PrivatePkcs8KeyDer<'static>, Error> {
+    PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(|e| Error::Bad { path: "service.key".into(), what: e.to_string() })
+}

@@ -1,0 +1,905 @@
+//! The one pipeline through which every object of every kind is read and written.
+//!
+//! A write: current state → change → defaults → mutating admission → prepare → validation →
+//! validating admission → compare-and-set in the store. Nothing here matches on a kind; what
+//! differs between kinds is in [`api::Strategy`]. In-process callers take the same path.
+
+use std::sync::{Arc, OnceLock};
+
+use api::codec::Decoded;
+use api::selector::{FieldSelector, LabelSelector};
+use api::{Object, Resource, Status};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+use store::{Expect, Revision, Store};
+
+use crate::admission::{Admission, Attributes, Operation};
+use crate::request::User;
+use crate::storage::{self, WriteError};
+use crate::watch_cache::{Cache, Caches};
+
+/// How often a write without a resourceVersion is tried against a changing object.
+const ATTEMPTS: usize = 32;
+/// How often a generated name is tried.
+const NAME_ATTEMPTS: usize = 8;
+
+/// What happens with fields that a kind does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// They are dropped.
+    Ignore,
+    /// They are dropped, and a warning tells.
+    #[default]
+    Warn,
+    /// They fail the request.
+    Strict,
+}
+
+/// The circumstances of a write.
+#[derive(Clone, Debug)]
+pub struct WriteContext {
+    /// Who writes.
+    pub user: User,
+    /// The time that timestamps show.
+    pub now: Timestamp,
+    /// Go through everything, store nothing.
+    pub dry_run: bool,
+    /// See [`FieldValidation`].
+    pub field_validation: FieldValidation,
+}
+
+impl WriteContext {
+    /// A plain write of a user, now.
+    pub fn new(user: User) -> WriteContext {
+        WriteContext { user, now: Timestamp::now(), dry_run: false, field_validation: FieldValidation::Warn }
+    }
+}
+
+/// Result of a write.
+#[derive(Debug)]
+pub struct Written {
+    /// The object as stored (or as it would be, for a dry run).
+    pub object: Arc<Object>,
+    /// Whether it came into being.
+    pub created: bool,
+    /// For the client's `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+/// What a deletion came to.
+#[derive(Debug)]
+pub enum Deleted {
+    /// The object is gone; this was its last state.
+    Gone(Arc<Object>),
+    /// The object stays until its grace period or its finalizers are over.
+    Pending(Arc<Object>),
+}
+
+impl Deleted {
+    /// The last known state.
+    pub fn object(&self) -> &Arc<Object> {
+        match self {
+            Deleted::Gone(o) | Deleted::Pending(o) => o,
+        }
+    }
+}
+
+/// `DeleteOptions`, decoded.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteOptions {
+    /// Seconds of grace; `None` for the kind's default.
+    pub grace_period_seconds: Option<i64>,
+    /// `Orphan`, `Background` or `Foreground`.
+    pub propagation: Option<String>,
+    /// The UID that the object must have.
+    pub uid: Option<String>,
+    /// The resourceVersion that the object must have.
+    pub resource_version: Option<String>,
+}
+
+impl DeleteOptions {
+    /// Reads the body of a deletion.
+    ///
+    /// # Errors
+    /// 400 or 422 for values that make no sense.
+    pub fn from_value(v: &Value) -> Result<DeleteOptions, Status> {
+        let text = |p: &str| v.pointer(p).and_then(Value::as_str).map(str::to_owned);
+        let mut propagation = text("/propagationPolicy");
+        if let Some(orphan) = v.get("orphanDependents").and_then(Value::as_bool) {
+            if propagation.is_some() {
+                return Err(Status::bad_request(
+                    "orphanDependents and deletionPropagation cannot be both set",
+                ));
+            }
+            propagation = Some(if orphan { "Orphan" } else { "Background" }.to_owned());
+        }
+        if let Some(p) = &propagation
+            && !matches!(p.as_str(), "Orphan" | "Background" | "Foreground")
+        {
+            let e = api::field::FieldError::not_supported(
+                "propagationPolicy",
+                p.clone(),
+                &["Background", "Foreground", "Orphan"],
+            );
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &vec![e]));
+        }
+        let grace = v.get("gracePeriodSeconds").and_then(Value::as_i64);
+        Ok(DeleteOptions {
+            grace_period_seconds: grace.map(|g| if g < 0 { 1 } else { g }),
+            propagation,
+            uid: text("/preconditions/uid"),
+            resource_version: text("/preconditions/resourceVersion"),
+        })
+    }
+}
+
+/// Which objects a list, watch or deletecollection is about.
+#[derive(Debug)]
+pub struct Selection {
+    /// Namespace; empty for all.
+    pub namespace: String,
+    /// Label selector.
+    pub labels: LabelSelector,
+    /// Field selector.
+    pub fields: FieldSelector,
+}
+
+impl Selection {
+    /// Parses the selectors and checks that the resource has the fields.
+    ///
+    /// # Errors
+    /// 400 for a selector that does not parse or an unknown field.
+    pub fn new(resource: &Resource, namespace: &str, labels: &str, fields: &str) -> Result<Selection, Status> {
+        let labels = LabelSelector::parse(labels)?;
+        let fields = FieldSelector::parse(fields)?;
+        for r in fields.requirements() {
+            let known = matches!(r.path.as_str(), "metadata.name" | "metadata.namespace")
+                || resource.selectable_fields.iter().any(|f| *f == r.path);
+            if !known {
+                return Err(Status::bad_request(format!("field label not supported: {}", r.path)));
+            }
+        }
+        Ok(Selection { namespace: namespace.to_owned(), labels, fields })
+    }
+
+    /// The key prefix that the selected objects share.
+    pub fn key_prefix(&self) -> String {
+        if self.namespace.is_empty() { String::new() } else { format!("{}/", self.namespace) }
+    }
+
+    /// Whether the selectors select everything in the namespace.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_empty() && self.fields.requirements().is_empty()
+    }
+
+    /// Whether an object is selected.
+    pub fn selects(&self, resource: &Resource, object: &Object) -> bool {
+        let m = object.meta();
+        if !self.labels.is_empty() && !self.labels.matches(&m.labels) {
+            return false;
+        }
+        self.fields.requirements().iter().all(|r| {
+            let value = match r.path.as_str() {
+                "metadata.name" => m.name.as_str(),
+                "metadata.namespace" => m.namespace.as_str(),
+                path => {
+                    let i = resource.selectable_fields.iter().position(|f| f == path);
+                    i.map(|i| object.selectable(resource)[i].as_str()).unwrap_or_default()
+                }
+            };
+            (value == r.value) == r.equal
+        })
+    }
+}
+
+/// Which state a list shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Everything that has been acknowledged.
+    Consistent,
+    /// Whatever is at hand.
+    Any,
+    /// At least this revision.
+    NotOlderThan(Revision),
+    /// Exactly this revision.
+    Exact(Revision),
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// The objects in key order.
+    pub items: Vec<Arc<Object>>,
+    /// The revision of the whole list.
+    pub revision: Revision,
+    /// The last key of this page when more follow.
+    pub next: Option<String>,
+    /// How many follow, where that is known without selectors.
+    pub remaining: Option<usize>,
+}
+
+/// See the module.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    caches: Arc<Caches>,
+    /// Set once, after the plugins that read through the registry have been made.
+    admission: OnceLock<Vec<Arc<dyn Admission>>>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Registry")
+    }
+}
+
+type Change<'a> = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync + 'a;
+
+/// RFC 3339 with seconds, as `metav1.Time`.
+pub fn timestamp(t: Timestamp) -> String {
+    t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+impl Registry {
+    /// A registry over a store and its caches.
+    pub fn new(store: Arc<dyn Store>, caches: Arc<Caches>) -> Registry {
+        Registry { store, caches, admission: OnceLock::new() }
+    }
+
+    /// Sets the admission plugins; only the first call counts.
+    pub fn set_admission(&self, plugins: Vec<Arc<dyn Admission>>) {
+        let _ = self.admission.set(plugins);
+    }
+
+    /// The caches.
+    pub fn caches(&self) -> &Arc<Caches> {
+        &self.caches
+    }
+
+    /// The cache of a resource.
+    ///
+    /// # Errors
+    /// 404 when nothing is stored under it.
+    pub fn cache(&self, resource: &Resource) -> Result<Arc<Cache>, Status> {
+        self.caches.get(&storage::prefix(resource)).ok_or_else(Status::no_such_resource)
+    }
+
+    /// One object, from the latest state.
+    ///
+    /// # Errors
+    /// 404.
+    pub async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
+        self.caches.fresh().await?;
+        self.get_cached(resource, namespace, name)
+    }
+
+    /// One object, from whatever state is at hand.
+    ///
+    /// # Errors
+    /// 404.
+    pub fn get_cached(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
+        let key = api::key_of(namespace, name);
+        self.cache(resource)?
+            .objects()
+            .get(key.as_str())
+            .cloned()
+            .ok_or_else(|| Status::not_found(&resource.group, &resource.plural, name))
+    }
+
+    /// A page of a list.
+    ///
+    /// # Errors
+    /// 410 for an exact revision that is gone, 504 for one that is not reached in time.
+    pub async fn list(
+        &self,
+        resource: &Resource,
+        selection: &Selection,
+        at: At,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page, Status> {
+        let cache = self.cache(resource)?;
+        let (objects, revision) = match at {
+            At::Any => {
+                let r = self.caches.applied();
+                (cache.objects(), r)
+            }
+            At::Consistent => {
+                let r = self.caches.fresh().await?;
+                (cache.objects(), r)
+            }
+            At::NotOlderThan(r) => {
+                let r = self.caches.reached(r).await?;
+                (cache.objects(), r)
+            }
+            At::Exact(r) => {
+                self.caches.reached(r).await?;
+                (cache.objects_at(r)?, r)
+            }
+        };
+        let prefix = selection.key_prefix();
+        let start: Arc<str> = Arc::from(after.unwrap_or(&prefix));
+        let all = selection.is_everything();
+        let mut items = Vec::new();
+        let mut last: Option<Arc<str>> = None;
+        let mut more = false;
+        let mut range = objects.range(start..);
+        for (key, object) in range.by_ref() {
+            if !key.starts_with(prefix.as_str()) {
+                break;
+            }
+            if after.is_some_and(|a| &**key == a) {
+                continue;
+            }
+            if all || selection.selects(resource, object) {
+                if limit != 0 && items.len() == limit {
+                    more = true;
+                    break;
+                }
+                items.push(object.clone());
+                last = Some(key.clone());
+            }
+        }
+        let remaining = (more && all).then(|| 1 + range.take_while(|(k, _)| k.starts_with(prefix.as_str())).count());
+        Ok(Page { items, revision, next: last.filter(|_| more).map(|k| k.to_string()), remaining })
+    }
+
+    fn attributes<'a>(
+        ctx: &'a WriteContext,
+        resource: &'a Resource,
+        operation: Operation,
+        namespace: &'a str,
+        name: &'a str,
+        subresource: &'a str,
+    ) -> Attributes<'a> {
+        Attributes { operation, resource, subresource, namespace, name, user: &ctx.user, dry_run: ctx.dry_run }
+    }
+
+    /// Runs mutating admission.
+    ///
+    /// # Errors
+    /// What a plugin says.
+    pub async fn admit_mutate(&self, a: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+        for plugin in self.admission.get().into_iter().flatten() {
+            plugin.mutate(a, object, old).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs validating admission.
+    ///
+    /// # Errors
+    /// What a plugin says.
+    pub async fn admit_validate(
+        &self,
+        a: &Attributes<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        for plugin in self.admission.get().into_iter().flatten() {
+            plugin.validate(a, object, old).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates an object from what a client sent.
+    ///
+    /// # Errors
+    /// 409 when it exists, 422 when it is not valid, and what admission says.
+    pub async fn create(
+        &self,
+        ctx: &WriteContext,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        body: Decoded,
+    ) -> Result<Written, Status> {
+        let mut warnings = Vec::new();
+        let mut object = accept(ctx, resource, body, &mut warnings)?;
+        place(resource, &mut object, namespace, name)?;
+        if let Some(m) = object["metadata"].as_object_mut() {
+            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion", "generation"] {
+                if field == "resourceVersion" && m.get(field).is_some_and(|v| v.as_str().is_some_and(|s| !s.is_empty())) {
+                    return Err(Status::internal_plain("resourceVersion should not be set on objects to be created"));
+                }
+                m.remove(field);
+            }
+            m.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+            m.insert("creationTimestamp".into(), timestamp(ctx.now).into());
+            if resource.has_generation {
+                m.insert("generation".into(), 1.into());
+            }
+        }
+        let generate = object["metadata"]["name"].as_str().is_none_or(str::is_empty);
+        let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
+        for attempt in 1.. {
+            let mut candidate = object.clone();
+            if generate {
+                if base.is_empty() {
+                    let e = api::field::FieldError::required("metadata.name", "name or generateName is required");
+                    return Err(Status::invalid(&resource.group, &resource.kind, "", &vec![e]));
+                }
+                candidate["metadata"]["name"] = api::names::generate(&base).into();
+            }
+            match self.create_named(ctx, resource, namespace, candidate, &mut warnings).await {
+                Err(s) if generate && s.is_already_exists() && attempt < NAME_ATTEMPTS => continue,
+                Err(s) => return Err(s),
+                Ok(object) => return Ok(Written { object, created: true, warnings }),
+            }
+        }
+        unreachable!("the loop above returns")
+    }
+
+    async fn create_named(
+        &self,
+        ctx: &WriteContext,
+        resource: &Resource,
+        namespace: &str,
+        mut object: Value,
+        warnings: &mut Vec<String>,
+    ) -> Result<Arc<Object>, Status> {
+        let strategy = &resource.strategy;
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let attributes = Self::attributes(ctx, resource, Operation::Create, namespace, &name, "");
+        if resource.has_status
+            && let Some(m) = object.as_object_mut()
+        {
+            m.remove("status");
+        }
+        strategy.prepare_create(&mut object);
+        strategy.default(&mut object);
+        self.admit_mutate(&attributes, &mut object, None).await?;
+        strategy.default(&mut object);
+        let mut errors = api::metadata::validate_object_meta(&object, resource.namespaced, |n| strategy.name_error(n));
+        errors.extend(strategy.validate(&object));
+        if !errors.is_empty() {
+            return Err(Status::invalid(&resource.group, &resource.kind, &name, &errors));
+        }
+        self.admit_validate(&attributes, Some(&object), None).await?;
+        warnings.extend(strategy.warnings(&object));
+        let key = api::key_of(namespace, &name);
+        let exists = || Status::already_exists(&resource.group, &resource.plural, &name);
+        if ctx.dry_run {
+            self.caches.fresh().await?;
+            if self.cache(resource)?.objects().contains_key(key.as_str()) {
+                return Err(exists());
+            }
+            return Ok(Arc::new(Object::from_value(&object).map_err(Status::internal)?));
+        }
+        match storage::write(&*self.store, &storage::prefix(resource), &key, object, Expect::Absent).await {
+            Ok(o) => Ok(o),
+            Err(WriteError::Conflict) => Err(exists()),
+            Err(WriteError::Status(s)) => Err(s),
+        }
+    }
+
+    /// Changes an object, or its status. `change` makes the wished-for object from the current
+    /// one; it is called again when the object changed meanwhile and the wish names no
+    /// resourceVersion. With `create_absent`, an absent object is created from the wish.
+    ///
+    /// # Errors
+    /// 404, 409 for a stale resourceVersion, 422, and what admission says.
+    #[allow(clippy::too_many_arguments)]
+    pub async fn update(
+        &self,
+        ctx: &WriteContext,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        create_absent: bool,
+        change: &Change<'_>,
+    ) -> Result<Written, Status> {
+        for _ in 0..ATTEMPTS {
+            let current = match self.get(resource, namespace, name).await {
+                Ok(o) => o,
+                Err(s) if s.is_not_found() && create_absent => {
+                    let body = change(&Value::Null)?;
+                    return self.create(ctx, resource, namespace, name, body).await;
+                }
+                Err(s) => return Err(s),
+            };
+            let old = current.to_value();
+            let mut warnings = Vec::new();
+            let mut new = accept(ctx, resource, change(&served(resource, &old))?, &mut warnings)?;
+            place(resource, &mut new, namespace, name)?;
+            preconditions(resource, name, &new, &current)?;
+            let object = match self.update_once(ctx, resource, namespace, name, subresource, &current, &old, new, &mut warnings).await {
+                Err(WriteError::Conflict) => continue,
+                Err(WriteError::Status(s)) => return Err(s),
+                Ok(object) => object,
+            };
+            return Ok(Written { object, created: false, warnings });
+        }
+        Err(Status::stale(&resource.group, &resource.plural, name))
+    }
+
+    /// Changes an object as the server itself wishes, past the rules for clients: what a
+    /// subresource such as `binding` or `finalize` does. An object whose deletion is then
+    /// finished goes.
+    ///
+    /// # Errors
+    /// 404, 409, and what `change` says.
+    pub async fn modify(
+        &self,
+        ctx: &WriteContext,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        change: &Change<'_>,
+    ) -> Result<Arc<Object>, Status> {
+        for _ in 0..ATTEMPTS {
+            let current = self.get(resource, namespace, name).await?;
+            let old = current.to_value();
+            let mut new = change(&old)?.value;
+            new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+            if new["spec"] != old["spec"] && resource.has_generation {
+                let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
+                new["metadata"]["generation"] = (g + 1).into();
+            }
+            if ctx.dry_run {
+                return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
+            }
+            let prefix = storage::prefix(resource);
+            let result = if finished_deletion(resource, &new) {
+                let removed = storage::remove(&*self.store, &prefix, &current.key(), current.revision()).await;
+                removed.and_then(|revision| {
+                    new["metadata"]["resourceVersion"] = revision.to_string().into();
+                    Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?))
+                })
+            } else {
+                storage::write(&*self.store, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
+            };
+            match result {
+                Ok(o) => return Ok(o),
+                Err(WriteError::Conflict) => continue,
+                Err(WriteError::Status(s)) => return Err(s),
+            }
+        }
+        Err(Status::stale(&resource.group, &resource.plural, name))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn update_once(
+        &self,
+        ctx: &WriteContext,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        current: &Arc<Object>,
+        old: &Value,
+        mut new: Value,
+        warnings: &mut Vec<String>,
+    ) -> Result<Arc<Object>, WriteError> {
+        let strategy = &resource.strategy;
+        keep_system_metadata(&mut new, old);
+        if subresource == "status" {
+            keep_all_but_status(&mut new, old);
+            strategy.prepare_status(&mut new, old);
+        } else {
+            if resource.has_status
+                && let Some(m) = new.as_object_mut()
+            {
+                match old.get("status") {
+                    Some(s) => m.insert("status".into(), s.clone()),
+                    None => m.remove("status"),
+                };
+            }
+            strategy.prepare_update(&mut new, old);
+        }
+        strategy.default(&mut new);
+        let attributes = Self::attributes(ctx, resource, Operation::Update, namespace, name, subresource);
+        self.admit_mutate(&attributes, &mut new, Some(old)).await?;
+        strategy.default(&mut new);
+        if resource.has_generation && subresource.is_empty() && strategy.generation_changed(&new, old) {
+            let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
+            new["metadata"]["generation"] = (g + 1).into();
+        }
+        let mut errors = api::metadata::validate_object_meta(&new, resource.namespaced, |_| None);
+        errors.extend(api::metadata::validate_object_meta_update(&new, old));
+        if subresource == "status" {
+            errors.extend(strategy.validate_status(&new, old));
+        } else {
+            errors.extend(strategy.validate(&new));
+            errors.extend(strategy.validate_update(&new, old));
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(&resource.group, &resource.kind, name, &errors).into());
+        }
+        self.admit_validate(&attributes, Some(&new), Some(old)).await?;
+        warnings.extend(strategy.warnings(&new));
+        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
+        let finished = finished_deletion(resource, &new);
+        if new == *old && !finished {
+            return Ok(current.clone());
+        }
+        if ctx.dry_run {
+            return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
+        }
+        let prefix = storage::prefix(resource);
+        if finished {
+            let revision = storage::remove(&*self.store, &prefix, &current.key(), current.revision()).await?;
+            new["metadata"]["resourceVersion"] = revision.to_string().into();
+            return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
+        }
+        storage::write(&*self.store, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
+    }
+
+    /// Deletes an object, or begins to.
+    ///
+    /// # Errors
+    /// 404, 409 for a precondition that does not hold, and what admission says.
+    pub async fn delete(
+        &self,
+        ctx: &WriteContext,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, Status> {
+        for _ in 0..ATTEMPTS {
+            let current = self.get(resource, namespace, name).await?;
+            let old = current.to_value();
+            delete_preconditions(resource, name, options, &current)?;
+            let attributes = Self::attributes(ctx, resource, Operation::Delete, namespace, name, "");
+            self.admit_validate(&attributes, None, Some(&old)).await?;
+            let Some(new) = marked_for_deletion(ctx, resource, options, &old) else {
+                let last = if ctx.dry_run {
+                    Some(current.clone())
+                } else {
+                    match storage::remove(&*self.store, &storage::prefix(resource), &current.key(), current.revision()).await {
+                        Ok(revision) => Some(storage::at_revision(&current, revision)?),
+                        Err(WriteError::Conflict) => None,
+                        Err(WriteError::Status(s)) => return Err(s),
+                    }
+                };
+                match last {
+                    Some(object) => return Ok(Deleted::Gone(object)),
+                    None => continue,
+                }
+            };
+            if new == old {
+                return Ok(Deleted::Pending(current));
+            }
+            if ctx.dry_run {
+                return Ok(Deleted::Pending(Arc::new(Object::from_value(&new).map_err(Status::internal)?)));
+            }
+            let expect = Expect::Revision(current.revision());
+            match storage::write(&*self.store, &storage::prefix(resource), &current.key(), new, expect).await {
+                Ok(o) => return Ok(Deleted::Pending(o)),
+                Err(WriteError::Conflict) => continue,
+                Err(WriteError::Status(s)) => return Err(s),
+            }
+        }
+        Err(Status::stale(&resource.group, &resource.plural, name))
+    }
+}
+
+/// Applies `fieldValidation` to what the decoder found, and checks kind and version.
+fn accept(ctx: &WriteContext, resource: &Resource, body: Decoded, warnings: &mut Vec<String>) -> Result<Value, Status> {
+    let problems: Vec<String> = body
+        .unknown
+        .iter()
+        .map(|f| format!("unknown field {f:?}"))
+        .chain(body.duplicate.iter().map(|f| format!("duplicate field {f:?}")))
+        .collect();
+    match ctx.field_validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            return Err(Status::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+                resource.kind,
+                resource.version,
+                resource.kind,
+                problems.join(", ")
+            )));
+        }
+        FieldValidation::Warn => warnings.extend(problems),
+        _ => {}
+    }
+    let mut value = body.value;
+    let expected = resource.api_version();
+    let Some(m) = value.as_object_mut() else {
+        return Err(Status::bad_request("the body of the request is not an object"));
+    };
+    for (field, expected) in [("apiVersion", expected.as_str()), ("kind", resource.kind.as_str())] {
+        match m.get(field).and_then(Value::as_str) {
+            None | Some("") => {
+                m.insert(field.into(), expected.into());
+            }
+            Some(v) if v == expected => {}
+            Some(v) if field == "apiVersion" => {
+                return Err(Status::bad_request(format!(
+                    "the API version in the data ({v}) does not match the expected API version ({expected})"
+                )));
+            }
+            Some(v) => {
+                return Err(Status::bad_request(format!(
+                    "{v} in version {:?} cannot be handled as a {expected}",
+                    resource.version
+                )));
+            }
+        }
+    }
+    if !m.get("metadata").is_some_and(Value::is_object) {
+        m.insert("metadata".into(), Value::Object(Map::new()));
+    }
+    if let Some(c) = &resource.convert {
+        (c.to_storage)(&mut value);
+    }
+    Ok(value)
+}
+
+/// A stored object in the version that the resource serves.
+pub fn served<'a>(resource: &Resource, stored: &'a Value) -> std::borrow::Cow<'a, Value> {
+    match &resource.convert {
+        None => std::borrow::Cow::Borrowed(stored),
+        Some(_) if stored.is_null() => std::borrow::Cow::Borrowed(stored),
+        Some(c) => {
+            let mut v = stored.clone();
+            (c.from_storage)(&mut v);
+            std::borrow::Cow::Owned(v)
+        }
+    }
+}
+
+/// Checks and sets namespace and name as the URL has them.
+fn place(resource: &Resource, object: &mut Value, namespace: &str, name: &str) -> Result<(), Status> {
+    let meta = &mut object["metadata"];
+    let text = |m: &Value, f: &str| m[f].as_str().unwrap_or_default().to_owned();
+    let (given_ns, given_name) = (text(meta, "namespace"), text(meta, "name"));
+    if resource.namespaced {
+        if !given_ns.is_empty() && given_ns != namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        meta["namespace"] = namespace.into();
+    } else if let Some(m) = meta.as_object_mut() {
+        m.remove("namespace");
+    }
+    if !name.is_empty() {
+        if given_name.is_empty() {
+            meta["name"] = name.into();
+        } else if given_name != name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given_name}) does not match the name on the URL ({name})"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn preconditions(resource: &Resource, name: &str, new: &Value, current: &Object) -> Result<(), Status> {
+    let given = |f: &str| new["metadata"][f].as_str().filter(|s| !s.is_empty());
+    if let Some(uid) = given("uid")
+        && uid != current.meta().uid
+    {
+        return Err(uid_conflict(resource, name, uid, &current.meta().uid));
+    }
+    if let Some(rv) = given("resourceVersion")
+        && rv != current.meta().resource_version
+    {
+        return Err(Status::stale(&resource.group, &resource.plural, name));
+    }
+    Ok(())
+}
+
+fn uid_conflict(resource: &Resource, name: &str, wanted: &str, actual: &str) -> Status {
+    Status::conflict(
+        &resource.group,
+        &resource.plural,
+        name,
+        &format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}"),
+    )
+}
+
+fn delete_preconditions(resource: &Resource, name: &str, o: &DeleteOptions, current: &Object) -> Result<(), Status> {
+    if let Some(uid) = &o.uid
+        && *uid != current.meta().uid
+    {
+        return Err(uid_conflict(resource, name, uid, &current.meta().uid));
+    }
+    if let Some(rv) = &o.resource_version
+        && *rv != current.meta().resource_version
+    {
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {rv}, ResourceVersion in object meta: {}",
+            current.meta().resource_version
+        );
+        return Err(Status::conflict(&resource.group, &resource.plural, name, &why));
+    }
+    Ok(())
+}
+
+/// What a client may not change in `metadata`, whatever it sends.
+fn keep_system_metadata(new: &mut Value, old: &Value) {
+    let Some(m) = new["metadata"].as_object_mut() else { return };
+    m.remove("selfLink");
+    m.remove("managedFields");
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"] {
+        match old["metadata"].get(field) {
+            Some(v) => m.insert(field.into(), v.clone()),
+            None => m.remove(field),
+        };
+    }
+}
+
+fn keep_all_but_status(new: &mut Value, old: &Value) {
+    let (Some(n), Some(o)) = (new.as_object_mut(), old.as_object()) else { return };
+    n.retain(|k, _| k == "status" || k == "metadata");
+    for (k, v) in o {
+        if k != "status" && k != "metadata" {
+            n.insert(k.clone(), v.clone());
+        }
+    }
+    if let Some(m) = n.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in ["ownerReferences", "finalizers"] {
+            match old["metadata"].get(field) {
+                Some(v) => m.insert(field.into(), v.clone()),
+                None => m.remove(field),
+            };
+        }
+    }
+}
+
+fn finalizers(object: &Value) -> Vec<String> {
+    let list = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Whether an object that is being deleted has nothing left that holds it.
+fn finished_deletion(resource: &Resource, object: &Value) -> bool {
+    object["metadata"].get("deletionTimestamp").is_some()
+        && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+        && finalizers(object).is_empty()
+        && !resource.strategy.holds_deletion(object)
+}
+
+/// The object with its deletion marks; `None` when it can go at once.
+fn marked_for_deletion(ctx: &WriteContext, resource: &Resource, options: &DeleteOptions, old: &Value) -> Option<Value> {
+    let strategy = &resource.strategy;
+    let mut new = old.clone();
+    let deleting = old["metadata"].get("deletionTimestamp").is_some();
+
+    let mut holds = finalizers(old);
+    if let Some(policy) = &options.propagation {
+        holds.retain(|f| f != "orphan" && f != "foregroundDeletion");
+        match policy.as_str() {
+            "Orphan" => holds.push("orphan".to_owned()),
+            "Foreground" => holds.push("foregroundDeletion".to_owned()),
+            _ => {}
+        }
+    }
+    if holds.is_empty() {
+        if let Some(m) = new["metadata"].as_object_mut() {
+            m.remove("finalizers");
+        }
+    } else {
+        new["metadata"]["finalizers"] = json!(holds);
+    }
+
+    let graceful = strategy.default_grace_seconds(old);
+    let grace = match (options.grace_period_seconds, graceful) {
+        (_, None) => 0,
+        (Some(g), Some(_)) => g,
+        (None, Some(default)) => default,
+    };
+    // A kind without grace for this object (an unscheduled pod) says Some(0) as its default.
+    let grace = if graceful == Some(0) { 0 } else { grace };
+
+    if grace == 0 && holds.is_empty() && !strategy.holds_deletion(&new) {
+        return None;
+    }
+    let left = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+    if !deleting || grace < left {
+        let at = ctx.now + jiff::SignedDuration::from_secs(grace);
+        new["metadata"]["deletionTimestamp"] = timestamp(at).into();
+        new["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+        if !deleting && resource.has_generation {
+            let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
+            new["metadata"]["generation"] = (g + 1).into();
+        }
+        strategy.begin_deletion(&mut new);
+    }
+    Some(new)
+}

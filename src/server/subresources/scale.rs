@@ -1,0 +1,99 @@
+//! `/scale`: `autoscaling/v1 Scale` over the replicas of a kind.
+
+use std::sync::Arc;
+
+use api::codec::Decoded;
+use api::selector::LabelSelector;
+use api::{Resource, Status};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::Server;
+use crate::http::respond::{self, Reply};
+use crate::http::{Call, negotiate};
+
+fn scale_of(o: &Value, [spec, status, selector]: [&String; 3]) -> Result<Value, Status> {
+    let m = &o["metadata"];
+    let selector = match o.pointer(selector) {
+        Some(Value::String(s)) => s.clone(),
+        // A plain map (replication controllers) or a label selector.
+        Some(v @ Value::Object(fields)) if fields.values().all(Value::is_string) => {
+            let map = serde_json::from_value(v.clone()).map_err(Status::internal)?;
+            LabelSelector::from_map(&map).to_string()
+        }
+        Some(v) => LabelSelector::from_value(v)?.to_string(),
+        None => String::new(),
+    };
+    Ok(json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {
+            "name": m["name"], "namespace": m["namespace"], "uid": m["uid"],
+            "resourceVersion": m["resourceVersion"], "creationTimestamp": m["creationTimestamp"],
+        },
+        "spec": {"replicas": o.pointer(spec).cloned().unwrap_or_else(|| 0.into())},
+        "status": {"replicas": o.pointer(status).cloned().unwrap_or_else(|| 0.into()), "selector": selector},
+    }))
+}
+
+/// Reads or changes the scale.
+pub async fn serve(
+    server: &Arc<Server>,
+    call: &Call,
+    resource: &Arc<Resource>,
+    paths: [&String; 3],
+    body: &Bytes,
+) -> Result<Reply, Status> {
+    let i = &call.info;
+    if i.verb == "get" {
+        let o = server.registry().get(resource, &i.namespace, &i.name).await?;
+        return Ok(respond::json(200, &scale_of(&o.to_value(), paths)?));
+    }
+    if !matches!(i.verb.as_str(), "update" | "patch") {
+        return Err(Status::method_not_allowed());
+    }
+    let ctx = server.write_context(call)?;
+    let schema = api::schema::Schemas::builtin()
+        .type_of("autoscaling", "v1", "Scale")
+        .ok_or_else(|| Status::internal("the schema data has no Scale"))?;
+    let whole = if i.verb == "update" {
+        let yaml = negotiate::body(&call.parts.headers)? == negotiate::Body::Yaml;
+        Some(api::codec::decode(body, yaml, &schema)?.value)
+    } else {
+        None
+    };
+    let kind = negotiate::media_type(&call.parts.headers).to_owned();
+    let patch = if whole.is_none() { api::codec::parse_tree(body, false)? } else { Value::Null };
+    let change = |current: &Value| {
+        let old = scale_of(current, paths)?;
+        let new = match &whole {
+            Some(w) => w.clone(),
+            None => match kind.as_str() {
+                "application/json-patch+json" => api::patch::json(&old, &patch)?,
+                "application/merge-patch+json" => api::patch::merge(&old, &patch),
+                "application/strategic-merge-patch+json" => api::patch::strategic(&schema, &old, &patch)?,
+                _ => return Err(Status::unsupported_media_type(
+                    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+                )),
+            },
+        };
+        let replicas = new["spec"]["replicas"].as_i64().unwrap_or(0);
+        if replicas < 0 {
+            let e = api::field::FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+            return Err(Status::invalid("autoscaling", "Scale", &i.name, &vec![e]));
+        }
+        let mut object = current.clone();
+        if let Some(slot) = object.pointer_mut(paths[0]) {
+            *slot = replicas.into();
+        } else {
+            object["spec"]["replicas"] = replicas.into();
+        }
+        match new["metadata"]["resourceVersion"].as_str() {
+            Some(rv) if !rv.is_empty() => object["metadata"]["resourceVersion"] = rv.into(),
+            _ => {}
+        }
+        Ok(Decoded { value: object, unknown: Vec::new(), duplicate: Vec::new() })
+    };
+    let written = server.registry().update(&ctx, resource, &i.namespace, &i.name, "", false, &change).await?;
+    Ok(respond::json(200, &scale_of(&written.object.to_value(), paths)?))
+}

@@ -1,0 +1,385 @@
+//! The watch cache: every object once in memory, served at exact revisions, and watched.
+//!
+//! One [`Cache`] per stored resource holds a persistent (immutable) ordered map and the
+//! recent events, each with the map's root after it. One task (see [`Caches::run`]) follows
+//! the store's watch and feeds all caches, so they all stand at one revision.
+//!
+//! Invariants: events enter in revision order; a watcher sees every event after its start
+//! exactly once or is closed; a slow watcher is closed, never waited for.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::Duration;
+
+use api::{Object, Status};
+use bytes::{BufMut, Bytes, BytesMut};
+use imbl::OrdMap;
+use store::{Revision, Store};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::storage;
+
+/// Events kept per resource for watches that resume and lists at exact revisions.
+const HISTORY: usize = 1024;
+/// Events that may wait for one watcher.
+const WATCHER_QUEUE: usize = 1024;
+/// How long a list waits for a revision that the server has not reached.
+const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The objects of a resource by key, at one revision.
+pub type Objects = OrdMap<Arc<str>, Arc<Object>>;
+
+/// One change of one object.
+#[derive(Debug)]
+pub struct CacheEvent {
+    /// The revision it took.
+    pub revision: Revision,
+    /// The state before; `None` for a creation, or when it happened before this server's history.
+    pub old: Option<Arc<Object>>,
+    /// The state after; for a deletion the last state, carrying the deletion's revision.
+    pub object: Arc<Object>,
+    /// What happened.
+    pub change: Change,
+    frames: [OnceLock<Bytes>; 3],
+}
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Created.
+    Added,
+    /// Updated.
+    Modified,
+    /// Deleted.
+    Deleted,
+}
+
+impl Change {
+    /// The `type` of a watch event.
+    pub fn name(self) -> &'static str {
+        ["ADDED", "MODIFIED", "DELETED"][self as usize]
+    }
+}
+
+impl CacheEvent {
+    /// The JSON frame of this event as `change`, made once and shared by all watchers.
+    pub fn frame(&self, change: Change) -> Bytes {
+        self.frames[change as usize].get_or_init(|| frame(change.name(), self.object.bytes())).clone()
+    }
+
+    /// What a watcher with a selection sees of it.
+    pub fn seen(&self, selects: &(dyn Fn(&Object) -> bool + Send + Sync)) -> Option<Change> {
+        let new = self.change != Change::Deleted && selects(&self.object);
+        let old = match (&self.old, self.change) {
+            (Some(o), _) => selects(o),
+            (None, Change::Added) => false,
+            // Unknown: to tell a watcher of a deletion it need not know of does no harm.
+            (None, _) => true,
+        };
+        match (old, new, self.change) {
+            (_, true, Change::Added) | (false, true, _) => Some(Change::Added),
+            (true, true, _) => Some(Change::Modified),
+            (true, false, _) => Some(Change::Deleted),
+            (false, false, _) => None,
+        }
+    }
+}
+
+/// A watch event of any JSON object as one line.
+pub fn frame(kind: &str, object: &[u8]) -> Bytes {
+    let mut b = BytesMut::with_capacity(object.len() + 40);
+    b.put_slice(b"{\"type\":\"");
+    b.put_slice(kind.as_bytes());
+    b.put_slice(b"\",\"object\":");
+    b.put_slice(object);
+    b.put_slice(b"}\n");
+    b.freeze()
+}
+
+/// Which objects a watcher wants.
+pub type Selects = Box<dyn Fn(&Object) -> bool + Send + Sync>;
+
+struct Watcher {
+    prefix: String,
+    selects: Selects,
+    sender: mpsc::Sender<(Change, Arc<CacheEvent>)>,
+}
+
+struct State {
+    objects: Objects,
+    /// The revision of the last event that was taken in.
+    revision: Revision,
+    /// Watches can start after any revision from here on.
+    oldest: Revision,
+    events: VecDeque<(Arc<CacheEvent>, Objects)>,
+    /// What `objects` was before the first of `events`.
+    base: Objects,
+    watchers: Vec<Watcher>,
+}
+
+/// The cache of one stored resource.
+pub struct Cache {
+    prefix: String,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cache({})", self.prefix)
+    }
+}
+
+/// What a new watcher gets: past events first, then live ones.
+pub struct Subscription {
+    /// Events between the start revision and now, as this watcher sees them.
+    pub past: Vec<(Change, Arc<CacheEvent>)>,
+    /// The objects at the time of subscription, for watches that start with a state.
+    pub objects: Objects,
+    /// The revision at the time of subscription.
+    pub revision: Revision,
+    /// Everything after. Closed when the watcher falls behind.
+    pub live: mpsc::Receiver<(Change, Arc<CacheEvent>)>,
+}
+
+impl Cache {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // The plain collections inside cannot be left half-changed by a panic that matters.
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// All objects now, with no promise of freshness.
+    pub fn objects(&self) -> Objects {
+        self.lock().objects.clone()
+    }
+
+    /// The objects at exactly `revision`.
+    ///
+    /// # Errors
+    /// 410 when that is older than the history.
+    pub fn objects_at(&self, revision: Revision) -> Result<Objects, Status> {
+        let s = self.lock();
+        if revision >= s.revision {
+            return Ok(s.objects.clone());
+        }
+        if revision < s.oldest {
+            return Err(too_old(revision, s.oldest));
+        }
+        let after = s.events.partition_point(|(e, _)| e.revision <= revision);
+        Ok(if after == 0 { s.base.clone() } else { s.events[after - 1].1.clone() })
+    }
+
+    /// Starts a watch of keys with `prefix`. `after`: 0 starts with the current state.
+    ///
+    /// # Errors
+    /// 410 when `after` is older than the history.
+    pub fn subscribe(&self, prefix: &str, after: Revision, now: Revision, selects: Selects) -> Result<Subscription, Status> {
+        let mut s = self.lock();
+        let mut past = Vec::new();
+        if after != 0 {
+            if after < s.oldest {
+                return Err(too_old(after, s.oldest));
+            }
+            let from = s.events.partition_point(|(e, _)| e.revision <= after);
+            for (event, _) in s.events.range(from..) {
+                if event.object.key().starts_with(prefix)
+                    && let Some(change) = event.seen(&*selects)
+                {
+                    past.push((change, event.clone()));
+                }
+            }
+        }
+        let (sender, live) = mpsc::channel(WATCHER_QUEUE);
+        s.watchers.retain(|w| !w.sender.is_closed());
+        s.watchers.push(Watcher { prefix: prefix.to_owned(), selects, sender });
+        Ok(Subscription { past, objects: s.objects.clone(), revision: s.revision.max(now), live })
+    }
+
+    /// Number of open watches.
+    pub fn watchers(&self) -> usize {
+        self.lock().watchers.iter().filter(|w| !w.sender.is_closed()).count()
+    }
+
+    fn apply(&self, event: &store::Event) -> Result<(), Status> {
+        let key: Arc<str> = Arc::from(&event.key[self.prefix.len()..]);
+        let mut s = self.lock();
+        let old = s.objects.get(&key).cloned();
+        let (object, change) = match &event.value {
+            Some(bytes) => {
+                let stored = storage::decode(&event.key, bytes, event.revision)?;
+                let change = if stored.created { Change::Added } else { Change::Modified };
+                (stored.object, change)
+            }
+            None => match &old {
+                Some(o) => (storage::at_revision(o, event.revision)?, Change::Deleted),
+                None => {
+                    // Deleted before this server's history began: watches cannot start before it.
+                    s.oldest = event.revision;
+                    s.revision = event.revision;
+                    s.events.clear();
+                    s.base = s.objects.clone();
+                    return Ok(());
+                }
+            },
+        };
+        match change {
+            Change::Deleted => s.objects.remove(&key),
+            _ => s.objects.insert(key.clone(), object.clone()),
+        };
+        s.revision = event.revision;
+        let event = Arc::new(CacheEvent { revision: event.revision, old, object, change, frames: Default::default() });
+        s.watchers.retain(|w| {
+            if !key.starts_with(&w.prefix) {
+                return !w.sender.is_closed();
+            }
+            match event.seen(&*w.selects) {
+                // A watcher that cannot keep up is closed by dropping its sender.
+                Some(change) => w.sender.try_send((change, event.clone())).is_ok(),
+                None => !w.sender.is_closed(),
+            }
+        });
+        let root = s.objects.clone();
+        s.events.push_back((event, root));
+        if s.events.len() > HISTORY
+            && let Some((dropped, root)) = s.events.pop_front()
+        {
+            s.oldest = dropped.revision;
+            s.base = root;
+        }
+        Ok(())
+    }
+}
+
+fn too_old(revision: Revision, oldest: Revision) -> Status {
+    Status::expired(format!("too old resource version: {revision} ({oldest})"))
+}
+
+/// All caches, and the revision up to which they have followed the store.
+pub struct Caches {
+    store: Arc<dyn Store>,
+    by_prefix: RwLock<HashMap<String, Arc<Cache>>>,
+    applied: watch::Sender<Revision>,
+}
+
+impl std::fmt::Debug for Caches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Caches")
+    }
+}
+
+impl Caches {
+    /// Loads everything under the given prefixes and takes in the store's recent history,
+    /// so that watches resume across a restart.
+    ///
+    /// # Errors
+    /// A store error, or a value that does not decode.
+    pub async fn load(store: Arc<dyn Store>, prefixes: &[String]) -> Result<Arc<Caches>, Status> {
+        let range = store.range("/registry/", None, 0).await.map_err(storage::status_of)?;
+        let mut objects: BTreeMap<&str, Objects> = prefixes.iter().map(|p| (p.as_str(), Objects::new())).collect();
+        for item in &range.items {
+            let Some(prefix) = prefix_of(&item.key) else { continue };
+            if let Some(map) = objects.get_mut(prefix) {
+                let stored = storage::decode(&item.key, &item.value, item.revision)?;
+                map.insert(Arc::from(&item.key[prefix.len()..]), stored.object);
+            }
+        }
+        let revision = range.revision;
+        let by_prefix = objects
+            .into_iter()
+            .map(|(prefix, objects)| {
+                let state = State {
+                    base: objects.clone(),
+                    objects,
+                    revision,
+                    oldest: revision,
+                    events: VecDeque::new(),
+                    watchers: Vec::new(),
+                };
+                (prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state: Mutex::new(state) }))
+            })
+            .collect();
+        Ok(Arc::new(Caches { store, by_prefix: RwLock::new(by_prefix), applied: watch::Sender::new(revision) }))
+    }
+
+    /// The cache of a key space.
+    pub fn get(&self, prefix: &str) -> Option<Arc<Cache>> {
+        self.by_prefix.read().unwrap_or_else(|e| e.into_inner()).get(prefix).cloned()
+    }
+
+    /// The revision up to which every cache has followed the store.
+    pub fn applied(&self) -> Revision {
+        *self.applied.borrow()
+    }
+
+    /// Waits until the caches show everything that the store has acknowledged, and returns
+    /// the revision they then stand at.
+    ///
+    /// # Errors
+    /// 504 when that takes longer than [`FRESH_TIMEOUT`].
+    pub async fn fresh(&self) -> Result<Revision, Status> {
+        self.reached(self.store.revision()).await
+    }
+
+    /// Waits until the caches have reached `revision`.
+    ///
+    /// # Errors
+    /// 504 with upstream's cause when they do not in time.
+    pub async fn reached(&self, revision: Revision) -> Result<Revision, Status> {
+        let now = self.applied();
+        if now >= revision {
+            return Ok(now);
+        }
+        let mut rx = self.applied.subscribe();
+        let waited = tokio::time::timeout(FRESH_TIMEOUT, rx.wait_for(|r| *r >= revision)).await;
+        if let Ok(Ok(r)) = waited {
+            return Ok(*r);
+        }
+        let mut s = Status::timeout(format!("Too large resource version: {revision}, current: {}", self.applied()), 1);
+        if let Some(d) = &mut s.details {
+            d.causes.push(api::status::Cause {
+                reason: "ResourceVersionTooLarge".into(),
+                message: "Too large resource version".into(),
+                field: String::new(),
+            });
+        }
+        Err(s)
+    }
+
+    /// Follows the store until cancelled. Essential: the server ends when this ends.
+    ///
+    /// # Errors
+    /// When the store's watch fails or an event does not decode.
+    pub async fn run(&self, cancel: CancellationToken) -> Result<(), Status> {
+        let mut watch = self.store.watch(self.applied()).await.map_err(storage::status_of)?;
+        loop {
+            let batch = tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                batch = watch.events.recv() => batch,
+            };
+            let events = match batch {
+                Some(Ok(events)) => events,
+                Some(Err(store::Error::WatchLagged { .. })) => {
+                    // Too slow for the live channel: the store's history has what was missed.
+                    watch = self.store.watch(self.applied()).await.map_err(storage::status_of)?;
+                    continue;
+                }
+                Some(Err(e)) => return Err(storage::status_of(e)),
+                None => return Err(Status::unavailable("the store has ended its watch")),
+            };
+            for event in events.iter() {
+                if let Some(cache) = prefix_of(&event.key).and_then(|p| self.get(p)) {
+                    cache.apply(event)?;
+                }
+                self.applied.send_replace(event.revision);
+            }
+        }
+    }
+}
+
+/// `/registry/<group>/<plural>/` of a key.
+fn prefix_of(key: &str) -> Option<&str> {
+    let rest = key.strip_prefix("/registry/")?;
+    let group = rest.find('/')?;
+    let plural = rest[group + 1..].find('/')?;
+    Some(&key[.."/registry/".len() + group + 1 + plural + 1])
+}
