@@ -1,0 +1,138 @@
+//! The small HTTP client of probes and lifecycle hooks: one GET, no redirects to other hosts,
+//! certificates are not verified (as upstream: the pod is asked, by its address).
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use api::k8s::core::v1::{Container, HTTPGetAction};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+
+use super::spec::port;
+
+/// Bytes of an answer that are read.
+const BODY_MAX: usize = 10 << 10;
+
+#[derive(Debug)]
+struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn tls() -> tokio_rustls::TlsConnector {
+    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider.clone());
+        // The ring provider supports both default versions.
+        let builder = match builder.with_safe_default_protocol_versions() {
+            Ok(b) => b,
+            Err(e) => unreachable!("{e}"),
+        };
+        Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth())
+    });
+    tokio_rustls::TlsConnector::from(config.clone())
+}
+
+/// Does an `httpGet`; gives the status code and the beginning of the body.
+///
+/// # Errors
+/// What went wrong, for the event.
+pub async fn get(action: &HTTPGetAction, c: &Container, pod_ip: &str, agent: &str, timeout: Duration) -> Result<(u16, String), String> {
+    let port = port(c, &action.port).ok_or_else(|| format!("the port of container {} cannot be found", c.name))?;
+    let host = action.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| pod_ip.to_owned());
+    let scheme = action.scheme.as_deref().unwrap_or("HTTP").to_ascii_lowercase();
+    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let path = action.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".into());
+    let path = if path.starts_with('/') { path } else { format!("/{path}") };
+    let url = format!("{scheme}://{authority}{path}");
+    let mut request = http::Request::get(&path).header("user-agent", agent).header("accept", "*/*").header("connection", "close");
+    let mut has_host = false;
+    for h in action.http_headers.iter().flatten() {
+        has_host |= h.name.eq_ignore_ascii_case("host");
+        request = request.header(&h.name, &h.value);
+    }
+    if !has_host {
+        request = request.header("host", &authority);
+    }
+    let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|e| e.to_string())?;
+    let exchange = async {
+        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| e.to_string())?;
+        if scheme == "https" {
+            let name = ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
+            let stream = tls().connect(name, stream).await.map_err(|e| e.to_string())?;
+            talk(TokioIo::new(stream), request).await
+        } else {
+            talk(TokioIo::new(stream), request).await
+        }
+    };
+    match tokio::time::timeout(timeout, exchange).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(e)) => Err(format!("Get \"{url}\": {e}")),
+        Err(_) => Err(format!(
+            "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+        )),
+    }
+}
+
+async fn talk<S>(stream: S, request: http::Request<Empty<bytes::Bytes>>) -> Result<(u16, String), String>
+where
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|e| e.to_string())?;
+    let exchange = async {
+        let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let code = answer.status().as_u16();
+        let body = match Limited::new(answer.into_body(), BODY_MAX).collect().await {
+            Ok(b) => String::from_utf8_lossy(&b.to_bytes()).into_owned(),
+            // Longer than we care to read.
+            Err(_) => String::new(),
+        };
+        Ok((code, body))
+    };
+    tokio::pin!(connection);
+    tokio::pin!(exchange);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut exchange => return done,
+            _ = &mut connection, if open => open = false,
+        }
+    }
+}

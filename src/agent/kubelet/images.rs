@@ -1,0 +1,258 @@
+//! Gets the images of containers: pull policy, credentials, back-off, events.
+//!
+//! Upstream: `pkg/kubelet/images/image_manager.go`, `pkg/credentialprovider`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use api::k8s::core::v1::{Container, ObjectReference, Pod};
+use base64::Engine;
+use client::EventRecorder;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::cri::{ErrorKind, Runtime, v1};
+use super::objects::{Kind, Objects};
+use super::spec::identity;
+use super::status::Waiting;
+use crate::images::import::normalized;
+
+const BACKOFF_FIRST: Duration = Duration::from_secs(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(300);
+
+/// Why there is no image, and until when not to try again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoImage {
+    /// For the container's status.
+    pub waiting: Waiting,
+    /// When to try again.
+    pub retry_at: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+struct Failure {
+    delay: Duration,
+    until: Timestamp,
+    message: String,
+}
+
+/// See the module.
+pub struct Images {
+    runtime: Arc<dyn Runtime>,
+    recorder: EventRecorder,
+    /// By pod UID and image.
+    failures: Mutex<HashMap<(String, String), Failure>>,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Images")
+    }
+}
+
+/// `Always`, `IfNotPresent` or `Never`; `Always` for images without a tag or tagged `latest`.
+fn policy(c: &Container, image: &str) -> String {
+    c.image_pull_policy.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| {
+        if image.ends_with(":latest") { "Always".into() } else { "IfNotPresent".into() }
+    })
+}
+
+/// Whether an entry of a docker configuration is for an image; the longer match wins.
+fn matches(entry: &str, image: &str) -> bool {
+    let entry = entry.trim_start_matches("https://").trim_start_matches("http://");
+    let entry = entry.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
+    let (host, path) = entry.split_once('/').unwrap_or((entry, ""));
+    let (image_host, image_path) = image.split_once('/').unwrap_or((image, ""));
+    let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") { "docker.io" } else { host };
+    let host_fits = host == image_host
+        || (host.contains('*')
+            && host.split('.').count() == image_host.split('.').count()
+            && host.split('.').zip(image_host.split('.')).all(|(p, h)| p == "*" || p == h));
+    host_fits && (path.is_empty() || image_path == path || image_path.starts_with(&format!("{path}/")) || image_path.starts_with(&format!("{path}:")))
+}
+
+/// The credentials for an image in a docker configuration, the best match first.
+fn credentials(config: &Value, image: &str) -> Vec<v1::AuthConfig> {
+    let auths = config.get("auths").unwrap_or(config);
+    let mut found: Vec<(&String, v1::AuthConfig)> = Vec::new();
+    for (entry, v) in auths.as_object().into_iter().flatten() {
+        if !matches(entry, image) {
+            continue;
+        }
+        let text = |k: &str| v[k].as_str().unwrap_or_default().to_owned();
+        let (mut username, mut password) = (text("username"), text("password"));
+        if username.is_empty()
+            && let Ok(bytes) = base64::engine::general_purpose::STANDARD.decode(text("auth"))
+            && let Some((u, p)) = String::from_utf8_lossy(&bytes).split_once(':')
+        {
+            (username, password) = (u.to_owned(), p.to_owned());
+        }
+        let auth = v1::AuthConfig { username, password, identity_token: text("identitytoken"), ..Default::default() };
+        found.push((entry, auth));
+    }
+    found.sort_by_key(|(entry, _)| std::cmp::Reverse(entry.len()));
+    found.into_iter().map(|(_, a)| a).collect()
+}
+
+impl Images {
+    /// A new one.
+    pub fn new(runtime: Arc<dyn Runtime>, recorder: EventRecorder) -> Images {
+        Images { runtime, recorder, failures: Mutex::default() }
+    }
+
+    /// A pod is gone.
+    pub fn forget(&self, uid: &str) {
+        self.failures.lock().unwrap_or_else(|e| e.into_inner()).retain(|(u, _), _| u != uid);
+    }
+
+    /// Makes sure a container's image is there, by its pull policy.
+    ///
+    /// # Errors
+    /// What the container waits for.
+    pub async fn ensure(
+        &self,
+        pod: &Pod,
+        c: &Container,
+        about: &ObjectReference,
+        objects: &Objects,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<v1::Image, NoImage> {
+        let spelled = c.image.clone().unwrap_or_default();
+        let fail = |reason: &str, message: String, wait: Duration| NoImage {
+            waiting: Waiting { reason: reason.to_owned(), message },
+            retry_at: Timestamp::now() + SignedDuration::try_from(wait).unwrap_or_default(),
+        };
+        if spelled.is_empty() || spelled.contains(char::is_whitespace) || spelled.chars().any(|c| c.is_ascii_uppercase() && !spelled.contains([':', '@'])) {
+            let message = format!("Failed to apply default image tag {spelled:?}: couldn't parse image name {spelled:?}: invalid reference format");
+            self.recorder.warning(about.clone(), "InspectFailed", message.clone());
+            return Err(fail("InvalidImageName", message, BACKOFF_MAX));
+        }
+        let image = normalized(&spelled);
+        let policy = policy(c, &image);
+        let key = (identity(pod).uid, image.clone());
+        let present = match self.runtime.image(&image).await {
+            Ok(i) => i,
+            Err(e) => {
+                let message = format!("Failed to inspect image {spelled:?}: {e}");
+                self.recorder.warning(about.clone(), "InspectFailed", message.clone());
+                return Err(fail("ImageInspectError", message, BACKOFF_FIRST));
+            }
+        };
+        match (policy.as_str(), present) {
+            ("Never" | "IfNotPresent", Some(i)) => {
+                let message = format!("Container image {spelled:?} already present on machine and can be accessed by the pod");
+                self.recorder.normal(about.clone(), "Pulled", message);
+                return Ok(i);
+            }
+            ("Never", None) => {
+                let message = format!("Container image {spelled:?} is not present with pull policy of Never");
+                self.recorder.warning(about.clone(), "ErrImageNeverPull", message.clone());
+                return Err(fail("ErrImageNeverPull", message, BACKOFF_FIRST));
+            }
+            _ => {}
+        }
+        let held = self.failures.lock().unwrap_or_else(|e| e.into_inner()).get(&key).cloned();
+        if let Some(f) = &held
+            && f.until > Timestamp::now()
+        {
+            let message = format!("Back-off pulling image {spelled:?}");
+            self.recorder.normal(about.clone(), "BackOff", message.clone());
+            let message = format!("{message}: {}", f.message);
+            return Err(NoImage { waiting: Waiting { reason: "ImagePullBackOff".into(), message }, retry_at: f.until });
+        }
+        self.recorder.normal(about.clone(), "Pulling", format!("Pulling image {spelled:?}"));
+        let begun = std::time::Instant::now();
+        match self.pull(pod, &image, objects, sandbox).await {
+            Ok(i) => {
+                self.failures.lock().unwrap_or_else(|e| e.into_inner()).remove(&key);
+                let took = begun.elapsed().as_millis();
+                let message = format!("Successfully pulled image {spelled:?} in {took}ms. Image size: {} bytes.", i.size);
+                self.recorder.normal(about.clone(), "Pulled", message);
+                Ok(i)
+            }
+            Err(e) => {
+                let delay = held.map_or(BACKOFF_FIRST, |f| (f.delay * 2).min(BACKOFF_MAX));
+                let until = Timestamp::now() + SignedDuration::try_from(delay).unwrap_or_default();
+                let message = format!("failed to pull image {spelled:?}: {}", e.message);
+                self.recorder.warning(about.clone(), "Failed", format!("Failed to pull image {spelled:?}: {}", e.message));
+                self.recorder.warning(about.clone(), "Failed", "Error: ErrImagePull");
+                let failure = Failure { delay, until, message: format!("ErrImagePull: {message}") };
+                self.failures.lock().unwrap_or_else(|e| e.into_inner()).insert(key, failure);
+                // The status shows the error once; the next attempt, which only finds the back-off, shows that.
+                Err(NoImage {
+                    waiting: Waiting { reason: "ErrImagePull".into(), message },
+                    retry_at: Timestamp::now() + SignedDuration::from_secs(1),
+                })
+            }
+        }
+    }
+
+    async fn pull(
+        &self,
+        pod: &Pod,
+        image: &str,
+        objects: &Objects,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<v1::Image, super::cri::Error> {
+        let id = identity(pod);
+        let mut tries: Vec<Option<v1::AuthConfig>> = Vec::new();
+        for s in pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()) {
+            let data = match objects.data(&id.uid, Kind::Secret, &id.namespace, &s.name).await {
+                Ok(Some(data)) => data,
+                Ok(None) => {
+                    let message = format!(
+                        "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                        s.name
+                    );
+                    self.recorder.warning(client::events::reference(pod), "FailedToRetrieveImagePullSecret", message);
+                    continue;
+                }
+                Err(e) => {
+                    tracing::warn!(secret = %s.name, error = %e, "an image pull secret cannot be read");
+                    continue;
+                }
+            };
+            for key in [".dockerconfigjson", ".dockercfg"] {
+                if let Some(config) = data.get(key).and_then(|b| serde_json::from_slice::<Value>(b).ok()) {
+                    tries.extend(credentials(&config, image).into_iter().map(Some));
+                }
+            }
+        }
+        if tries.is_empty() {
+            tries.push(None);
+        }
+        let mut last = super::cri::Error::new(ErrorKind::Other, "no credentials");
+        for auth in tries {
+            match self.runtime.pull_image(image, auth, sandbox.clone()).await {
+                Ok(reference) => {
+                    let found = match self.runtime.image(image).await? {
+                        Some(i) => Some(i),
+                        None => self.runtime.image(&reference).await?,
+                    };
+                    return found.ok_or_else(|| super::cri::Error::new(ErrorKind::NotFound, "the image vanished after its pull"));
+                }
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_fitting_registry_wins() {
+        let config = serde_json::json!({"auths": {
+            "https://index.docker.io/v1/": {"auth": base64::engine::general_purpose::STANDARD.encode("a:b")},
+            "quay.io/org": {"username": "x", "password": "y"},
+            "quay.io": {"username": "z", "password": "y"},
+        }});
+        assert_eq!(credentials(&config, "docker.io/library/nginx:latest")[0].password, "b");
+        let quay = credentials(&config, "quay.io/org/app:1");
+        assert_eq!(quay.iter().map(|a| a.username.as_str()).collect::<Vec<_>>(), ["x", "z"]);
+        assert!(credentials(&config, "ghcr.io/a/b:1").is_empty());
+    }
+}
