@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod config_file;
 mod kubeconfig;
+mod node;
 mod server;
 mod uninstall;
 mod version;
