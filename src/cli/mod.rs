@@ -59,3 +59,13 @@ fn failed(e: &anyhow::Error) -> ExitCode {
     eprintln!("sampan: {e:#}");
     ExitCode::FAILURE
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

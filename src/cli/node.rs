@@ -16,6 +16,7 @@ const DNS_OFFSET: u32 = 10;
 
 /// Flags of a machine that runs workloads.
 #[derive(Clone, Debug, clap::Args)]
+#[group(id = "node")]
 pub struct Flags {
     /// Where sockets and running state are kept.
     #[arg(long, env = "SAMPAN_RUN_DIR", default_value = "/run/sampan")]
