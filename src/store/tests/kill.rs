@@ -72,6 +72,8 @@ struct Known {
     /// The state at `revision`, folded from every event so far.
     state: BTreeMap<Arc<str>, (Revision, Bytes)>,
     revision: Revision,
+    /// Rounds whose every event was seen.
+    whole_rounds: usize,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,7 +90,14 @@ async fn kill_loses_nothing_acknowledged() {
         acknowledged += acks.len();
         verify(directory.path(), &acks, &mut known, round).await;
     }
-    println!("{rounds} kills, {acknowledged} acknowledged writes, 0 lost");
+    assert!(
+        known.whole_rounds > 0,
+        "no round was checked event by event"
+    );
+    println!(
+        "{rounds} kills, {acknowledged} acknowledged writes, 0 lost; in {} rounds every event seen",
+        known.whole_rounds
+    );
 }
 
 /// Runs the child until it has printed `count` acknowledgements and kills it.
@@ -170,6 +179,7 @@ async fn verify(
                     history.insert(event.revision, event.clone());
                 }
             }
+            known.whole_rounds += 1;
             assert_eq!(
                 state, known.state,
                 "round {round}: the state is the fold of the events"
