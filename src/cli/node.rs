@@ -111,10 +111,7 @@ impl Node {
         let node_name = name.clone();
         let config = move |client: Client, network: watch::Receiver<agent::NetworkState>| {
             let mut c = agent::Config::new(&node_name, vec![ip], client, network);
-            // A data directory of one's own keeps its logs to itself: several nodes on one machine.
-            if data_dir != Path::new("/var/lib/sampan") {
-                c.pod_logs_dir = data_dir.join("agent/logs");
-            }
+            c.pod_logs_dir = super::uninstall::pod_logs(&data_dir);
             c.static_pod_dir = data_dir.join("agent/pod-manifests");
             c.data_dir = data_dir;
             c.run_dir = flags.run_dir;

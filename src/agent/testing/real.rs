@@ -136,7 +136,7 @@ impl Host {
 
     async fn end(mut self) {
         self.stop().await;
-        crate::containerd::stop_all(&self.config).await;
+        crate::containerd::stop_all(&self.config.paths(), &self.config.cgroup_parent).await;
         // Above our own tree; it was named by the test.
         for mount in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             let _ = std::fs::remove_dir(mount.path().join(&self.config.cgroup_parent));
