@@ -56,6 +56,7 @@ pub struct Flags {
 /// This machine, ready to be started as a node.
 pub struct Node {
     name: String,
+    ip: IpAddr,
     config: Box<dyn FnOnce(Client, watch::Receiver<agent::NetworkState>) -> agent::Config + Send>,
 }
 
@@ -126,12 +127,17 @@ impl Node {
             c.max_pods = flags.max_pods;
             c
         };
-        Ok(Node { name, config: Box::new(config) })
+        Ok(Node { name, ip, config: Box::new(config) })
     }
 
     /// The node's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The node's address.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
     }
 
     /// Starts the agent. When it fails, the process ends with its error: a node that runs no pods

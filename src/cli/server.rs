@@ -176,7 +176,7 @@ async fn serve(flags: &Flags) -> Result<()> {
     if !flags.disable_agent {
         let node = super::node::Node::new(&flags.agent, &flags.data_dir, &flags.cluster_domain, &flags.service_cidr, advertise)?;
         let own = User::authenticated(&format!("system:node:{}", node.name()), &["system:nodes"]);
-        let names = [node.name().to_owned(), advertise.to_string()];
+        let names = [node.name().to_owned(), node.ip().to_string()];
         let leaf = pki.server_ca.issue(&format!("system:node:{}", node.name()), None, Usage::Server, &names)?;
         let tls = server::pki::listener_config(&pki.client_ca, server::pki::Current::new(leaf.certified()?))?;
         node.start(api.client(own), tls, server::pki::KUBELET_CLIENT, &tasks, &cancel);

@@ -109,12 +109,12 @@ fn deleting_an_owner_in_each_way_does_what_upstream_does() {
 #[test]
 fn a_namespace_goes_with_everything_in_it() {
     let c = Cluster::start();
-    c.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n");
-    eventually("its account", || c.field(&["sa", "default", "-n", "n"], ".metadata.name") == "default");
-    c.apply_with(&["apply", "-n", "n", "-f", "-"], WORKLOAD);
-    c.kubectl(&["delete", "namespace", "n", "--timeout=40s"]);
-    assert_eq!(c.field(&["ns", "n"], ".metadata.name"), "");
-    assert_eq!(c.kubectl(&["get", "all,cm,sa", "-n", "n", "-o", "name"]), "");
+    c.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: space}\n");
+    eventually("its account", || c.field(&["sa", "default", "-n", "space"], ".metadata.name") == "default");
+    c.apply_with(&["apply", "-n", "space", "-f", "-"], WORKLOAD);
+    c.kubectl(&["delete", "namespace", "space", "--timeout=40s"]);
+    assert_eq!(c.field(&["ns", "space"], ".metadata.name"), "");
+    assert_eq!(c.kubectl(&["get", "all,cm,sa", "-n", "space", "-o", "name"]), "");
 }
 
 #[test]
