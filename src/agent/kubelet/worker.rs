@@ -13,7 +13,7 @@
 //! it is, and leaves the pod as it is.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::k8s::core::v1::Pod;
@@ -34,6 +34,14 @@ use super::{Shared, dns, stop};
 
 /// Retries after trouble with the runtime or volumes: first and longest wait.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Waits for the runtime's books to agree with its events: first and longest.
+const SETTLE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(512));
+
+fn still_runs(seen: &Observed, ended: &HashSet<String>) -> bool {
+    seen.containers.iter().any(|c| c.state == ContainerState::Running && ended.contains(&c.id))
+        || seen.sandboxes.iter().any(|s| s.ready && ended.contains(&s.id))
+}
 
 /// What a worker is to bring about.
 #[derive(Clone, Debug)]
@@ -69,6 +77,8 @@ pub struct Handle {
     pub wake: Arc<Notify>,
     /// Makes it look at its volumes again, too.
     pub volumes_changed: Arc<std::sync::atomic::AtomicBool>,
+    /// Ids of containers and sandboxes of which the runtime has said that they ended.
+    pub ended: Arc<Mutex<HashSet<String>>>,
     /// What it saw last.
     pub seen: watch::Receiver<Arc<Observed>>,
 }
@@ -88,6 +98,7 @@ pub struct Worker {
     desired: watch::Receiver<Desired>,
     wake: Arc<Notify>,
     volumes_changed: Arc<std::sync::atomic::AtomicBool>,
+    ended: Arc<Mutex<HashSet<String>>>,
     seen_by_others: watch::Sender<Arc<Observed>>,
     seen: Observed,
     memory: Memory,
@@ -124,6 +135,7 @@ impl Worker {
         let wake = Arc::new(Notify::new());
         let results = Arc::new(Results::new(wake.clone()));
         let volumes_changed = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let ended: Arc<Mutex<HashSet<String>>> = Arc::default();
         let verdict = desired.verdict.clone();
         let (desired_tx, desired_rx) = watch::channel(desired);
         let (seen_tx, seen_rx) = watch::channel(Arc::new(Observed::default()));
@@ -134,6 +146,7 @@ impl Worker {
             desired: desired_rx,
             wake: wake.clone(),
             volumes_changed: volumes_changed.clone(),
+            ended: ended.clone(),
             seen_by_others: seen_tx,
             seen: Observed::default(),
             memory: Memory::default(),
@@ -149,7 +162,7 @@ impl Worker {
             cgroup: None,
             told_network: false,
         };
-        (worker, Handle { desired: desired_tx, wake, volumes_changed, seen: seen_rx })
+        (worker, Handle { desired: desired_tx, wake, volumes_changed, ended, seen: seen_rx })
     }
 
     /// Works until nothing of the pod is left, here and in the API.
@@ -231,12 +244,23 @@ impl Worker {
     }
 
     async fn look(&mut self) -> Result<(), super::cri::Error> {
-        let seen = observe(&*self.shared.runtime, &self.id.uid, &self.seen).await?;
+        let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(|e| e.into_inner()));
+        let mut seen = observe(&*self.shared.runtime, &self.id.uid, &self.seen).await?;
+        // The runtime tells of an end a moment before its own books have it.
+        let mut moment = SETTLE.0;
+        while moment <= SETTLE.1 && !ended.is_empty() && still_runs(&seen, &ended) {
+            tokio::time::sleep(moment).await;
+            moment *= 2;
+            seen = observe(&*self.shared.runtime, &self.id.uid, &self.seen).await?;
+        }
         let ids = seen.ids();
         for id in &ids {
             self.shared.owners.add(id, &self.id.uid);
         }
-        self.shared.owners.retain(&self.id.uid, &ids);
+        // Only what was seen before and is gone: something may have been made since we asked.
+        for id in self.seen.ids().iter().filter(|id| !ids.contains(id)) {
+            self.shared.owners.remove(id);
+        }
         self.seen = seen;
         self.seen_by_others.send_replace(Arc::new(self.seen.clone()));
         Ok(())
@@ -679,7 +703,7 @@ impl Worker {
             }
         }
         let _ = std::fs::remove_dir_all(self.logs());
-        self.shared.owners.retain(&self.id.uid, &[]);
+        self.shared.owners.forget(&self.id.uid);
         self.shared.statuses.forget(&self.id.uid);
         State::End
     }

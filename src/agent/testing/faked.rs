@@ -38,7 +38,8 @@ impl Kubelet {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let paths = config.paths();
         paths.create().unwrap();
-        crate::assemble(config, paths, runtime.clone(), &tasks, &cancel).await.unwrap();
+        let (_, imported) = tokio::sync::watch::channel(true);
+        crate::assemble(config, paths, runtime.clone(), imported, &tasks, &cancel).await.unwrap();
         Kubelet { api, runtime, cancel, tasks, dir, cgroup }
     }
 
