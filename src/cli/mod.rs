@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod config_file;
 mod kubeconfig;
+mod node;
 mod server;
 mod uninstall;
 mod version;
@@ -57,4 +58,14 @@ pub fn run() -> ExitCode {
 fn failed(e: &anyhow::Error) -> ExitCode {
     eprintln!("sampan: {e:#}");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
 }

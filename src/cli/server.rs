@@ -63,9 +63,11 @@ pub struct Flags {
     /// Seconds after which a silent node is not ready.
     #[arg(long, env = "SAMPAN_NODE_MONITOR_GRACE_PERIOD", default_value_t = 40)]
     node_monitor_grace_period: u64,
-    /// Run no workloads on this machine. Required in this version: the agent is not part of it yet.
+    /// Run no workloads on this machine.
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,
+    #[command(flatten)]
+    agent: super::node::Flags,
     /// Log more.
     #[arg(long, env = "SAMPAN_DEBUG")]
     debug: bool,
@@ -97,9 +99,6 @@ pub fn run(flags: &Flags) -> Result<()> {
 }
 
 fn check(flags: &Flags) -> Result<()> {
-    if !flags.disable_agent {
-        bail!("this version cannot run workloads on the server's machine yet; start it with --disable-agent");
-    }
     let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
     if overlap(&flags.cluster_cidr, &flags.service_cidr) {
         bail!("--cluster-cidr {} and --service-cidr {} overlap", flags.cluster_cidr, flags.service_cidr);
@@ -173,6 +172,14 @@ async fn serve(flags: &Flags) -> Result<()> {
     let url = format!("https://{}", SocketAddr::new(local, flags.https_listen_port));
     write_kubeconfig(flags, &url, &pki)?;
     start_controllers(flags, &api, &pki, &tasks, &cancel);
+    if !flags.disable_agent {
+        let node = super::node::Node::new(&flags.agent, &flags.data_dir, &flags.cluster_domain, &flags.service_cidr, advertise)?;
+        let own = User::authenticated(&format!("system:node:{}", node.name()), &["system:nodes"]);
+        let names = [node.name().to_owned(), advertise.to_string()];
+        let leaf = pki.server_ca.issue(&format!("system:node:{}", node.name()), None, Usage::Server, &names)?;
+        let tls = server::pki::listener_config(&pki.client_ca, server::pki::Current::new(leaf.certified()?))?;
+        node.start(api.client(own), tls, server::pki::KUBELET_CLIENT, &tasks, &cancel);
+    }
     tasks.spawn(renewal(flags.write_kubeconfig.clone(), url.clone(), pki.clone(), cancel.clone()));
     tracing::info!(url, advertise = %advertise, milliseconds = started.elapsed().as_millis() as u64, "the API is ready");
     if fresh {

@@ -101,8 +101,8 @@ impl NamespaceController {
     }
 
     async fn report(&self, namespace: &Namespace, left: &[(String, usize, Vec<String>)]) -> Result<(), Status> {
-        let names = |f: &dyn Fn(&(String, usize, Vec<String>)) -> String| left.iter().map(f).collect::<Vec<_>>().join(", ");
-        let remaining = names(&|(r, n, _)| format!("{r} has {n} resource instances"));
+        let counts: Vec<String> = left.iter().map(|(r, n, _)| format!("{r} has {n} resource instances")).collect();
+        let remaining = counts.join(", ");
         let holding: Vec<String> = left.iter().flat_map(|(_, n, f)| f.iter().map(move |f| format!("{f} in {n} resource instances"))).collect();
         let content = if left.is_empty() {
             condition("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed")

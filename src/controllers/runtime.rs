@@ -100,7 +100,8 @@ pub fn run(context: &Context, controller: Arc<dyn Controller>, queue: Queue, cac
                         }
                     }
                     Err(s) => {
-                        if !s.is_conflict() {
+                        // The cache was behind: not worth a line in the log.
+                        if !s.is_conflict() && !s.is_already_exists() {
                             tracing::warn!(controller = controller.name(), key, error = %s, "reconcile failed; trying again");
                         }
                         queue.add_rate_limited(key.clone());

@@ -34,7 +34,7 @@ pub struct NodeInfo {
 /// One amount of a resource.
 pub fn amount(resource: &str, q: &Quantity) -> i64 {
     let Ok(parsed) = api::quantity::Quantity::parse(&q.0) else { return 0 };
-    if resource == "cpu" { parsed.milli_value() as i64 } else { parsed.value() as i64 }
+    if resource == "cpu" { parsed.milli_value() } else { parsed.value() }
 }
 
 fn amounts(map: Option<&BTreeMap<String, Quantity>>) -> Amounts {

@@ -109,7 +109,13 @@ impl Local {
     }
 }
 
-fn percent_encode(s: &str) -> String {
+/// A list or watch of one name is authorized for that name, as over HTTP.
+fn single_name(field_selector: &str) -> String {
+    crate::request::single_name(field_selector).unwrap_or_default()
+}
+
+/// Encodes a query value.
+pub(crate) fn percent_encode(s: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     s.bytes().map(|b| if plain(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
 }
@@ -168,7 +174,7 @@ impl client::Api for Local {
 
     async fn list(&self, gvr: &Gvr, params: &ListParams) -> Result<List, Status> {
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized(&self.info("list", gvr, &params.namespace, "", ""))?;
+        self.authorized(&self.info("list", gvr, &params.namespace, &single_name(&params.field_selector), ""))?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         // Informers page nothing in process: the objects are shared, not copied.
         let at = match params.resource_version.as_str() {
@@ -182,7 +188,7 @@ impl client::Api for Local {
 
     async fn watch(&self, gvr: &Gvr, params: &ListParams) -> Result<Watch, Status> {
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized(&self.info("watch", gvr, &params.namespace, "", ""))?;
+        self.authorized(&self.info("watch", gvr, &params.namespace, &single_name(&params.field_selector), ""))?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         let after = params.resource_version.parse().unwrap_or(0);
         let start = Start { after, initial: after == 0, mark_end: false };

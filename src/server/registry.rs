@@ -154,7 +154,7 @@ impl Selection {
         let fields = FieldSelector::parse(fields)?;
         for r in fields.requirements() {
             let known = matches!(r.path.as_str(), "metadata.name" | "metadata.namespace")
-                || resource.selectable_fields.iter().any(|f| *f == r.path);
+                || resource.selectable_fields.contains(&r.path);
             if !known {
                 return Err(Status::bad_request(format!("field label not supported: {}", r.path)));
             }

@@ -138,7 +138,8 @@ impl RequestInfo {
     }
 }
 
-fn single_name(selector: &str) -> Option<String> {
+/// The name that a field selector of the form `metadata.name=<name>` asks for.
+pub fn single_name(selector: &str) -> Option<String> {
     let rest = selector.strip_prefix("metadata.name=")?;
     let rest = rest.strip_prefix('=').unwrap_or(rest);
     (!rest.contains(',') && !rest.is_empty()).then(|| rest.to_owned())
@@ -171,6 +172,11 @@ impl Query {
     /// The first value of a parameter, unless it is empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(k, v)| k == name && !v.is_empty()).map(|(_, v)| v.as_str())
+    }
+
+    /// All parameters in their order.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
 
     /// All values of a parameter.

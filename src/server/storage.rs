@@ -100,6 +100,8 @@ pub fn at_revision(object: &Object, revision: Revision) -> Result<Arc<Object>, S
 
 /// Why a conditional write failed.
 #[derive(Debug)]
+// Failures are rare: a box would cost more to read than it saves.
+#[allow(clippy::large_enum_variant)]
 pub enum WriteError {
     /// The key was not as expected: the caller reads again and decides.
     Conflict,

@@ -159,6 +159,11 @@ impl Core {
         self.engine.clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn log_index(&self) -> Arc<crate::log::Index> {
+        self.log.index()
+    }
+
     /// Decides and commits one batch. The answers are final and may be sent;
     /// [`Core::apply`] must follow.
     pub(crate) fn commit(&mut self, writes: &[Write], now_ms: u64) -> Vec<Result<Revision, Error>> {

@@ -468,3 +468,6 @@ impl Writer {
         self.core.finish_checkpoint(reached, now_ms())
     }
 }
+
+#[cfg(test)]
+mod tests;

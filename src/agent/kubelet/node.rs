@@ -64,7 +64,7 @@ impl Machine {
     pub fn detect(paths: &Paths) -> Machine {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let storage = nix::sys::statvfs::statvfs(paths.data())
-            .map(|s| i64::try_from(u64::from(s.blocks()) * u64::from(s.fragment_size())).unwrap_or(0))
+            .map(|s| i64::try_from(s.blocks() * s.fragment_size()).unwrap_or(0))
             .unwrap_or(0);
         let mut hugepages = BTreeMap::new();
         for entry in std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
@@ -149,8 +149,8 @@ struct Reading {
 fn readings(paths: &Paths) -> Vec<Reading> {
     let low = |path: &std::path::Path, percent: u64| {
         nix::sys::statvfs::statvfs(path).is_ok_and(|s| {
-            let (all, free) = (u64::from(s.blocks()), u64::from(s.blocks_available()));
-            let (inodes, inodes_free) = (u64::from(s.files()), u64::from(s.files_available()));
+            let (all, free) = (s.blocks(), s.blocks_available());
+            let (inodes, inodes_free) = (s.files(), s.files_available());
             free * 100 < all * percent || (inodes > 0 && inodes_free * 100 < inodes * 5)
         })
     };

@@ -64,15 +64,15 @@ fn node_memory() -> Memory {
 
 fn filesystem(path: &std::path::Path) -> Value {
     let Ok(s) = nix::sys::statvfs::statvfs(path) else { return json!({}) };
-    let size = u64::from(s.fragment_size());
+    let size = s.fragment_size();
     json!({
         "time": Timestamp::now(),
-        "availableBytes": u64::from(s.blocks_available()) * size,
-        "capacityBytes": u64::from(s.blocks()) * size,
-        "usedBytes": u64::from(s.blocks()).saturating_sub(u64::from(s.blocks_free())) * size,
-        "inodesFree": u64::from(s.files_available()),
-        "inodes": u64::from(s.files()),
-        "inodesUsed": u64::from(s.files()).saturating_sub(u64::from(s.files_free())),
+        "availableBytes": s.blocks_available() * size,
+        "capacityBytes": s.blocks() * size,
+        "usedBytes": s.blocks().saturating_sub(s.blocks_free()) * size,
+        "inodesFree": s.files_available(),
+        "inodes": s.files(),
+        "inodesUsed": s.files().saturating_sub(s.files_free()),
     })
 }
 

@@ -131,11 +131,9 @@ impl Strategy for CronJob {
         set(s, "suspend", false);
         set(s, "successfulJobsHistoryLimit", 3);
         set(s, "failedJobsHistoryLimit", 1);
-        let template = o["spec"]["jobTemplate"].get_mut("spec");
+        let template = o.pointer_mut("/spec/jobTemplate/spec/template/spec");
         if let Some(t) = template {
-            if t["template"].get("spec").is_some() {
-                pod_spec::default(&mut t["template"]["spec"]);
-            }
+            pod_spec::default(t);
         }
     }
 

@@ -165,8 +165,31 @@ async fn container_target(server: &Arc<Server>, call: &Call) -> Result<Target, S
         "exec" => "exec",
         _ => "attach",
     };
-    let path = with_query(&format!("/{root}/{}/{}/{container}", i.namespace, i.name), call);
+    let mut path = format!("/{root}/{}/{}/{container}", i.namespace, i.name);
+    for (n, (name, value)) in kubelet_query(call).into_iter().enumerate() {
+        path.push(if n == 0 { '?' } else { '&' });
+        path += &format!("{name}={}", crate::local::percent_encode(&value));
+    }
     Ok(Target { host, port, tls: true, path })
+}
+
+/// The parameters in the kubelet's words: its streams are `input`, `output` and `error`.
+fn kubelet_query(call: &Call) -> Vec<(&str, String)> {
+    let renamed = |name| match name {
+        "stdin" => "input",
+        "stdout" => "output",
+        "stderr" => "error",
+        other => other,
+    };
+    let pairs = call.query.pairs().filter(|(name, _)| *name != "container");
+    if call.info.subresource == "log" {
+        return pairs.map(|(name, value)| (name, value.to_owned())).collect();
+    }
+    let switch = |name: &str| matches!(name, "stdin" | "stdout" | "stderr" | "tty");
+    pairs
+        .filter(|(name, _)| !switch(name) || call.query.flag(name))
+        .map(|(name, value)| (renamed(name), if switch(name) { "1".to_owned() } else { value.to_owned() }))
+        .collect()
 }
 
 /// The container that a request is about, by upstream's rules and in its words.
