@@ -66,10 +66,6 @@ pub fn seconds(t: Timestamp) -> Time {
     Time(Timestamp::from_second(t.as_second()).unwrap_or(t))
 }
 
-fn is_never(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("Never")
-}
-
 /// Whether an init container has failed for good.
 pub fn init_failed(pod: &Pod, seen: &Observed) -> bool {
     let Some(spec) = &pod.spec else { return false };
@@ -457,7 +453,5 @@ pub fn is_terminal(status: Option<&PodStatus>) -> bool {
     matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
-/// Whether the pod has never restarted anything and never will.
-pub fn never_restarts(pod: &Pod) -> bool {
-    is_never(pod)
-}
+#[cfg(test)]
+mod tests;

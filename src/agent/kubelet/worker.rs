@@ -12,6 +12,8 @@
 //! for their logs; when the object is gone they go too. Ending the agent ends the worker wherever
 //! it is, and leaves the pod as it is.
 
+mod ending;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -437,6 +439,19 @@ impl Worker {
         )
     }
 
+    /// The runtime's handler for the pod's RuntimeClass. What the runtime would silently ignore is refused.
+    async fn runtime_handler(&self, pod: &Pod) -> Result<String, String> {
+        let spec = pod.spec.as_ref();
+        if spec.and_then(|s| s.host_users) == Some(false) {
+            return Err("user namespaces (hostUsers: false) are not supported by this node".into());
+        }
+        let Some(name) = spec.and_then(|s| s.runtime_class_name.as_deref()).filter(|n| !n.is_empty()) else {
+            return Ok(String::new());
+        };
+        let class = self.shared.client.get::<api::k8s::node::v1::RuntimeClass>("", name).await;
+        class.map(|c| c.handler.clone()).map_err(|s| format!("failed to get sandbox runtime: {s}"))
+    }
+
     async fn new_sandbox(&mut self, pod: &Arc<Pod>, attempt: u32) -> Option<Timestamp> {
         let about = client::events::reference(&**pod);
         if !self.seen.sandboxes.is_empty() {
@@ -452,7 +467,14 @@ impl Worker {
             }
         }
         let config = self.sandbox_config(pod, attempt);
-        let handler = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).unwrap_or_default();
+        let handler = match self.runtime_handler(pod).await {
+            Ok(h) => h,
+            Err(why) => {
+                let message = format!("Failed to create pod sandbox: {why}");
+                self.shared.recorder.warning(about, "FailedCreatePodSandBox", message);
+                return Some(self.backoff());
+            }
+        };
         // A pod that is to go does not wait for its sandbox.
         let made = {
             let mut desired = self.desired.clone();
@@ -466,7 +488,7 @@ impl Worker {
                 std::future::pending().await
             };
             tokio::select! {
-                made = self.shared.runtime.run_sandbox(config, handler) => made,
+                made = self.shared.runtime.run_sandbox(config, &handler) => made,
                 () = stop => return Some(Timestamp::now()),
             }
         };
@@ -609,102 +631,5 @@ impl Worker {
             now: Timestamp::now(),
         };
         self.shared.statuses.set(&self.id.uid, object, view.status());
-    }
-
-    async fn terminate(&mut self) -> State {
-        self.jobs.shutdown().await;
-        self.memory.starting.clear();
-        self.stopping.clear();
-        let desired = self.now_desired();
-        self.desired.mark_unchanged();
-        self.verdict = self.verdict.take().or_else(|| desired.verdict.clone());
-        if let Err(e) = self.look().await {
-            tracing::warn!(pod = %self.id.name, error = %e, "the runtime does not answer about a pod that ends");
-            let at = self.backoff();
-            self.wait(Some(at)).await;
-            return State::Terminating;
-        }
-        self.memory_from_probes(&desired.pod);
-        self.report(&desired);
-        let grace = desired.grace();
-        let (shared, seen) = (self.shared.clone(), self.seen.clone());
-        // Force deletion, or a shorter grace period, does not wait for a longer one.
-        let shorter = async {
-            loop {
-                if self.desired.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                if self.desired.borrow().grace() < grace {
-                    return;
-                }
-            }
-        };
-        let stopped = tokio::select! {
-            stopped = stop::pod(&shared, &desired.pod, &seen, grace) => stopped,
-            () = shorter => return State::Terminating,
-        };
-        if let Err(e) = stopped {
-            tracing::warn!(pod = %self.id.name, error = %e, "a pod does not stop");
-            let message = format!("error killing pod: {e}");
-            self.shared.recorder.warning(client::events::reference(&*desired.pod), "FailedKillPod", message);
-            let at = self.backoff();
-            self.wait(Some(at)).await;
-            return State::Terminating;
-        }
-        self.probes.set(Vec::new(), &self.shared.cancel);
-        match self.look().await {
-            Ok(()) if self.seen.running().next().is_none() => State::Cleaning,
-            _ => {
-                let at = self.backoff();
-                self.wait(Some(at)).await;
-                State::Terminating
-            }
-        }
-    }
-
-    async fn clean(&mut self) -> State {
-        let desired = self.now_desired();
-        self.plan = Plan::default();
-        self.trouble.clear();
-        self.report(&desired);
-        if let Err(e) = self.shared.volumes.tear_down(&self.id.uid) {
-            tracing::warn!(pod = %self.id.name, error = %e, "a pod's volumes are still in use");
-            let at = self.backoff();
-            self.wait(Some(at)).await;
-            return State::Cleaning;
-        }
-        self.shared.cgroups.remove_pod(&self.id.uid).await;
-        self.shared.objects.release(&self.id.uid);
-        self.shared.images.forget(&self.id.uid);
-        let deleting = desired.object.as_ref().is_some_and(|o| o.metadata.deletion_timestamp.is_some());
-        self.shared.statuses.finish(&self.id.uid, deleting);
-        State::Resting
-    }
-
-    async fn rest(&mut self) -> State {
-        let desired = self.now_desired();
-        self.desired.mark_unchanged();
-        if !desired.removed {
-            if let Some(o) = &desired.object
-                && o.metadata.deletion_timestamp.is_some()
-            {
-                self.report(&desired);
-                self.shared.statuses.finish(&self.id.uid, true);
-            }
-            self.wait(None).await;
-            return State::Resting;
-        }
-        for s in self.seen.sandboxes.clone() {
-            if let Err(e) = self.shared.runtime.remove_sandbox(&s.id).await {
-                tracing::warn!(sandbox = %s.id, error = %e, "a sandbox is not removed");
-                let at = self.backoff();
-                self.wait(Some(at)).await;
-                return State::Resting;
-            }
-        }
-        let _ = std::fs::remove_dir_all(self.logs());
-        self.shared.owners.forget(&self.id.uid);
-        self.shared.statuses.forget(&self.id.uid);
-        State::End
     }
 }
