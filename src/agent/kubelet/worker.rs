@@ -615,7 +615,7 @@ impl Worker {
         }
         // A static pod's spec is the file's, its status and identity in the API are the mirror's.
         let mut pod = (*desired.pod).clone();
-        pod.status = self.shared.statuses.get(&self.id.uid).or_else(|| object.status.clone());
+        pod.status = status::base(self.shared.statuses.get(&self.id.uid), object.status.as_ref());
         pod.metadata.generation = object.metadata.generation;
         let verdicts = self.results.get();
         let view = View {

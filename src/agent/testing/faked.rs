@@ -117,6 +117,29 @@ async fn a_pod_runs_becomes_ready_and_is_deleted_when_it_has_ended() {
 }
 
 #[tokio::test]
+async fn what_others_write_into_a_status_is_put_right_or_taken_up() {
+    if !root() {
+        return;
+    }
+    let k = Kubelet::new(&[]).await;
+    k.create("p", json!({"containers": [{"name": "c", "image": "a:1"}], "readinessGates": [{"conditionType": "x/gate"}]})).await;
+    k.phase("p", "Running").await;
+    let write = |kind: &str, status: &str| json!({"status": {"conditions": [{"type": kind, "status": status}]}});
+    let client = k.api.client();
+    let patch = |body: Value| {
+        let client = client.clone();
+        async move { client.patch::<Pod>("d", "p", "status", client::PatchKind::Strategic, &body).await.unwrap() }
+    };
+    patch(write("x/gate", "True")).await;
+    k.pod("p", "ready", |p| (condition(p, "Ready") == "True").then_some(())).await;
+    // As the node controller does while a node is not heard of.
+    patch(write("Ready", "False")).await;
+    k.pod("p", "ready again", |p| (condition(p, "Ready") == "True").then_some(())).await;
+    assert_eq!(condition(&k.phase("p", "Running").await, "x/gate"), "True");
+    k.end().await;
+}
+
+#[tokio::test]
 async fn init_containers_run_in_turn_and_a_sidecar_stays_until_the_end() {
     if !root() {
         return;
