@@ -96,7 +96,7 @@ impl Config {
 
     /// Where things are.
     pub fn paths(&self) -> Paths {
-        Paths { data: self.data_dir.join("agent"), run: self.run_dir.clone(), pod_logs: self.pod_logs_dir.clone() }
+        Paths::new(&self.data_dir, &self.run_dir, &self.pod_logs_dir)
     }
 }
 
@@ -109,6 +109,11 @@ pub struct Paths {
 }
 
 impl Paths {
+    /// The paths of an agent with these directories.
+    pub fn new(data_dir: &Path, run_dir: &Path, pod_logs: &Path) -> Paths {
+        Paths { data: data_dir.join("agent"), run: run_dir.to_owned(), pod_logs: pod_logs.to_owned() }
+    }
+
     /// The agent's part of the data directory.
     pub fn data(&self) -> &Path {
         &self.data

@@ -56,6 +56,7 @@ pub struct Flags {
 /// This machine, ready to be started as a node.
 pub struct Node {
     name: String,
+    ip: IpAddr,
     config: Box<dyn FnOnce(Client, watch::Receiver<agent::NetworkState>) -> agent::Config + Send>,
 }
 
@@ -111,10 +112,7 @@ impl Node {
         let node_name = name.clone();
         let config = move |client: Client, network: watch::Receiver<agent::NetworkState>| {
             let mut c = agent::Config::new(&node_name, vec![ip], client, network);
-            // A data directory of one's own keeps its logs to itself: several nodes on one machine.
-            if data_dir != Path::new("/var/lib/sampan") {
-                c.pod_logs_dir = data_dir.join("agent/logs");
-            }
+            c.pod_logs_dir = super::uninstall::pod_logs(&data_dir);
             c.static_pod_dir = data_dir.join("agent/pod-manifests");
             c.data_dir = data_dir;
             c.run_dir = flags.run_dir;
@@ -129,12 +127,17 @@ impl Node {
             c.max_pods = flags.max_pods;
             c
         };
-        Ok(Node { name, config: Box::new(config) })
+        Ok(Node { name, ip, config: Box::new(config) })
     }
 
     /// The node's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The node's address.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
     }
 
     /// Starts the agent. When it fails, the process ends with its error: a node that runs no pods

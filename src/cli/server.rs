@@ -36,7 +36,7 @@ pub struct Flags {
     /// The address to listen on.
     #[arg(long, env = "SAMPAN_BIND_ADDRESS", default_value = "0.0.0.0")]
     bind_address: IpAddr,
-    /// The port to listen on.
+    /// The port to listen on; 0 for any that is free.
     #[arg(long, env = "SAMPAN_HTTPS_LISTEN_PORT", default_value_t = 6443)]
     https_listen_port: u16,
     /// The address that others reach this server at [default: the address of the default route].
@@ -150,6 +150,7 @@ async fn serve(flags: &Flags) -> Result<()> {
     let address = SocketAddr::new(flags.bind_address, flags.https_listen_port);
     let listener = server::serving::bind(address)
         .with_context(|| format!("cannot listen on {address}; is another server running? Choose another port with --https-listen-port"))?;
+    let port = listener.local_addr().context("cannot read the address that is listened on")?.port();
     let durable = DurableStore::open(store::Options::new(data.join("db"))).context("cannot open the store")?;
     let store: Arc<dyn Store> = Arc::new(durable);
 
@@ -158,7 +159,7 @@ async fn serve(flags: &Flags) -> Result<()> {
     let pki = Arc::new(Pki::load_or_create(&data.join("tls"), &names)?);
     let config = server::Config {
         advertise_address: advertise,
-        port: flags.https_listen_port,
+        port,
         issuer: format!("https://kubernetes.default.svc.{}", flags.cluster_domain),
         service_cidr: flags.service_cidr,
         cluster_domain: flags.cluster_domain.clone(),
@@ -169,13 +170,13 @@ async fn serve(flags: &Flags) -> Result<()> {
     server::bootstrap::run(&api).await?;
     tasks.spawn(server::serving::serve(api.clone(), listener, pki.server_config()?, cancel.clone()));
     let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
-    let url = format!("https://{}", SocketAddr::new(local, flags.https_listen_port));
+    let url = format!("https://{}", SocketAddr::new(local, port));
     write_kubeconfig(flags, &url, &pki)?;
     start_controllers(flags, &api, &pki, &tasks, &cancel);
     if !flags.disable_agent {
         let node = super::node::Node::new(&flags.agent, &flags.data_dir, &flags.cluster_domain, &flags.service_cidr, advertise)?;
         let own = User::authenticated(&format!("system:node:{}", node.name()), &["system:nodes"]);
-        let names = [node.name().to_owned(), advertise.to_string()];
+        let names = [node.name().to_owned(), node.ip().to_string()];
         let leaf = pki.server_ca.issue(&format!("system:node:{}", node.name()), None, Usage::Server, &names)?;
         let tls = server::pki::listener_config(&pki.client_ca, server::pki::Current::new(leaf.certified()?))?;
         node.start(api.client(own), tls, server::pki::KUBELET_CLIENT, &tasks, &cancel);

@@ -13,12 +13,19 @@ pub struct Flags {
     /// The kubeconfig to remove.
     #[arg(long, env = "SAMPAN_WRITE_KUBECONFIG", default_value = "/etc/sampan/sampan.yaml")]
     write_kubeconfig: PathBuf,
+    /// The run directory to remove.
+    #[arg(long, env = "SAMPAN_RUN_DIR", default_value = "/run/sampan")]
+    run_dir: PathBuf,
+    /// The cgroup below which pods' cgroups were made.
+    #[arg(long, env = "SAMPAN_CGROUP_ROOT", default_value = "")]
+    cgroup_root: String,
     /// Do it; without this flag only tell what would be removed.
     #[arg(long)]
     yes: bool,
 }
 
-/// Removes data directory and kubeconfig, unless a server is still running on them.
+/// Ends pods and containerd, then removes directories and kubeconfig, unless a server is still
+/// running on them.
 pub fn run(flags: &Flags) -> Result<()> {
     let store = flags.data_dir.join("server/db");
     if store.exists() {
@@ -31,13 +38,27 @@ pub fn run(flags: &Flags) -> Result<()> {
             _ => {}
         }
     }
-    let mut targets: Vec<&Path> = [flags.data_dir.as_path(), flags.write_kubeconfig.as_path()].to_vec();
+    let logs = pod_logs(&flags.data_dir);
+    let paths = agent::Paths::new(&flags.data_dir, &flags.run_dir, &logs);
+    let mut targets: Vec<&Path> = vec![&flags.data_dir, &flags.run_dir, &flags.write_kubeconfig];
+    if paths.data().exists() {
+        targets.push(&logs);
+    }
     targets.retain(|p| p.exists());
     if targets.is_empty() {
         println!("Nothing to remove.");
         return Ok(());
     }
+    if flags.yes && paths.data().exists() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+        runtime.block_on(agent::containerd::stop_all(&paths, &flags.cgroup_root));
+        println!("ended pods and containerd");
+    }
     for path in &targets {
+        if !path.exists() {
+            // It was inside another one.
+            continue;
+        }
         if !flags.yes {
             println!("would remove {}", path.display());
             continue;
@@ -50,4 +71,10 @@ pub fn run(flags: &Flags) -> Result<()> {
         println!("Nothing was removed yet: run `sampan uninstall --yes`.");
     }
     Ok(())
+}
+
+/// Where the agent of a data directory keeps its pods' logs.
+pub(super) fn pod_logs(data_dir: &Path) -> PathBuf {
+    // A data directory of one's own keeps its logs to itself: several nodes on one machine.
+    if data_dir == Path::new("/var/lib/sampan") { "/var/log/pods".into() } else { data_dir.join("agent/logs") }
 }

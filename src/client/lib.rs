@@ -1,8 +1,7 @@
 //! How everyone but the API server itself talks to the API.
 //!
-//! * [`api`] – the [`Api`] trait (one in-process implementation in `server`, one over TLS here),
+//! * [`api`] – the [`Api`] trait (implemented in process by `server`),
 //!   and [`Client`], the typed convenience over it.
-//! * [`https`] – the remote implementation.
 //! * [`informer`] – list + watch with an indexed cache, shared between its users.
 //! * [`workqueue`] – de-duplicating, rate-limited queue of keys.
 //! * [`events`] – records Events.
@@ -13,7 +12,6 @@
 
 pub mod api;
 pub mod events;
-pub mod https;
 pub mod informer;
 pub mod workqueue;
 

@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::config::{Config, Paths};
+use crate::config::Paths;
 use crate::kubelet::cgroup::Cgroups;
 
 /// Processes whose command line has an argument that fulfils `is`.
@@ -69,13 +69,12 @@ async fn kill_until_gone(signal: Signal, find: impl Fn() -> Vec<Pid>) {
 }
 
 /// Kills all pods, shims and containerd of this configuration, unmounts what they had mounted and
-/// removes their cgroups. Afterwards the folders hold plain files only.
-pub async fn stop_all(config: &Config) {
-    let paths = config.paths();
-    kill_until_gone(Signal::SIGTERM, || containerds(&paths)).await;
-    let cgroups = Cgroups::detect(&config.cgroup_parent);
+/// removes their cgroups (below `cgroup_parent`). Afterwards the folders hold plain files only.
+pub async fn stop_all(paths: &Paths, cgroup_parent: &str) {
+    kill_until_gone(Signal::SIGTERM, || containerds(paths)).await;
+    let cgroups = Cgroups::detect(cgroup_parent);
     cgroups.kill_pods().await;
-    kill_until_gone(Signal::SIGKILL, || shims(&paths)).await;
+    kill_until_gone(Signal::SIGKILL, || shims(paths)).await;
     let (state, data) = (paths.containerd_state(), paths.data().to_owned());
     for mount in mounts_below(&[&state, &data]) {
         if let Err(e) = umount2(&mount, MntFlags::MNT_DETACH) {

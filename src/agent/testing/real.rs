@@ -146,7 +146,7 @@ impl Drop for Host {
         let config = self.config.clone();
         let clean = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(crate::containerd::stop_all(&config));
+            runtime.block_on(crate::containerd::stop_all(&config.paths(), &config.cgroup_parent));
             // Above our own tree; it was named by the test.
             for mount in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
                 let _ = std::fs::remove_dir(mount.path().join(&config.cgroup_parent));

@@ -1,3 +1,5 @@
+//! Tests of the module above.
+
 use proptest::prelude::*;
 use serde_json::json;
 

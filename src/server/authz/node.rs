@@ -96,8 +96,13 @@ fn pods_of(server: &Server, node: &str, namespace: &str) -> Vec<Value> {
     objects.values().filter(|o| o.meta().namespace == namespace && on_node(o)).map(|o| o.to_value()).collect()
 }
 
+/// Whether a pod runs on the node. A pod that is gone is nobody's: its node gets to hear so.
 fn bound(server: &Server, node: &str, namespace: &str, name: &str) -> bool {
-    pods_of(server, node, namespace).iter().any(|p| p["metadata"]["name"] == name)
+    let Ok(pods) = server.resource("", "v1", "pods") else { return false };
+    match server.registry().get_cached(&pods, namespace, name) {
+        Ok(pod) => pod.to_value()["spec"]["nodeName"] == node,
+        Err(_) => true,
+    }
 }
 
 /// Whether a pod of the node refers to the object.

@@ -79,6 +79,10 @@ impl Server {
             return self.serve_path(call, body).await;
         }
         let resource = self.resource(&call.info.group, &call.info.version, &call.info.resource)?;
+        if !resource.namespaced {
+            // The path of a namespace names it as both; authorization has seen that.
+            call.info.namespace.clear();
+        }
         if call.info.subresource == "proxy" || subresources::is_connect(&call.info.subresource) {
             return subresources::connect(self, call, &resource, body).await;
         }

@@ -1,0 +1,125 @@
+//! The API as kubectl sees it: discovery, reading, writing, refusing.
+
+use crate::lab::Cluster;
+
+#[test]
+fn kubectl_reads_discovery_explains_and_tables() {
+    let c = Cluster::start();
+    let resources = c.kubectl(&["api-resources"]);
+    for kind in ["Pod", "Deployment", "Lease", "EndpointSlice", "StorageClass", "PriorityClass", "CronJob"] {
+        assert!(resources.lines().any(|l| l.ends_with(kind)), "{kind} is missing in:\n{resources}");
+    }
+    assert!(c.kubectl(&["explain", "deployment.spec.strategy"]).contains("RollingUpdateDeployment"));
+    assert!(c.kubectl(&["get", "namespaces"]).starts_with("NAME"));
+    assert_eq!(c.kubectl(&["get", "--raw", "/readyz"]), "ok");
+    assert!(c.kubectl(&["version", "-o", "json"]).contains("v1.35."));
+    assert_eq!(c.kubectl(&["auth", "can-i", "create", "pods"]).trim(), "yes");
+    let anonymous = c.refused(&["get", "pods", "--as", "nobody"], "");
+    assert!(anonymous.contains(r#"User "nobody" cannot list resource "pods" in API group "" in the namespace "default""#), "{anonymous}");
+}
+
+#[test]
+fn objects_are_created_changed_selected_and_deleted() {
+    let c = Cluster::start();
+    let map = |name: &str, app: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\ndata: {{k: v}}\n")
+    };
+    for (name, app) in [("a", "one"), ("b", "one"), ("c", "two")] {
+        c.apply(&map(name, app));
+    }
+    let names = |args: &[&str]| {
+        let mut all = vec!["get", "cm", "-o", "name"];
+        all.extend(args);
+        c.kubectl(&all).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["-l", "app=one"]), ["configmap/a", "configmap/b"]);
+    assert_eq!(names(&["-l", "app notin (one)"]).len(), 2, "the root CA has no label app");
+    assert_eq!(names(&["--field-selector", "metadata.name=c"]), ["configmap/c"]);
+    assert_eq!(names(&["--chunk-size=1"]).len(), 4, "pages join to the whole list");
+    c.kubectl(&["label", "cm", "a", "tier=db"]);
+    c.kubectl(&["annotate", "cm", "a", "note=n"]);
+    c.kubectl(&["patch", "cm", "a", "--type=json", "-p", r#"[{"op":"replace","path":"/data/k","value":"w"}]"#]);
+    assert_eq!(c.field(&["cm", "a"], ".data.k"), "w");
+    c.kubectl(&["delete", "cm", "-l", "app=one"]);
+    assert_eq!(names(&["-l", "app=one"]).len(), 0);
+    let before = c.field(&["cm", "c"], ".metadata.resourceVersion");
+    c.apply(&map("c", "two"));
+    assert_eq!(c.field(&["cm", "c"], ".metadata.resourceVersion"), before, "an apply that changes nothing writes nothing");
+}
+
+#[test]
+fn bad_input_gets_a_clear_error_and_loses_nothing() {
+    let c = Cluster::start();
+    let refused = |manifest: &str| c.refused(&["apply", "-f", "-"], manifest);
+    let unknown = refused("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndtaa: {k: v}\n");
+    assert!(unknown.contains(r#"unknown field "dtaa""#), "{unknown}");
+    let kind = c.refused(&["apply", "--validate=false", "-f", "-"], "apiVersion: v1\nkind: Nothing\nmetadata: {name: a}\n");
+    assert!(kind.contains("no matches for kind"), "{kind}");
+    let name = refused("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: A_b}\n");
+    assert!(name.contains("a lowercase RFC 1123 subdomain must consist of"), "{name}");
+    let types = c.refused(&["create", "--validate=false", "-f", "-"], "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: x}\n");
+    assert!(types.contains("cannot unmarshal string"), "{types}");
+    let pod = refused("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c}]}\n");
+    assert!(pod.contains("spec.containers[0].image: Required value"), "{pod}");
+    let selector = c.refused(&["get", "pods", "-l", "a in b"], "");
+    assert!(selector.contains("unable to parse requirement"), "{selector}");
+    let field = c.refused(&["get", "pods", "--field-selector", "spec.nothing=1"], "");
+    assert!(field.contains("field label not supported: spec.nothing"), "{field}");
+    let namespace = c.refused(&["delete", "ns", "kube-system"], "");
+    assert!(namespace.contains("this namespace may not be deleted"), "{namespace}");
+    let large = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{k: {}}}\n", "x".repeat(1_100_000));
+    let large = c.refused(&["create", "-f", "-"], &large);
+    assert!(large.contains("Too long"), "{large}");
+    assert_eq!(c.kubectl(&["get", "cm,pods,svc", "-o", "name"]).split_whitespace().collect::<Vec<_>>(), ["configmap/kube-root-ca.crt", "service/kubernetes"]);
+}
+
+#[test]
+fn tokens_are_issued_for_accounts_and_forged_ones_are_refused() {
+    let c = Cluster::start();
+    crate::lab::eventually("the default account", || c.field(&["sa", "default"], ".metadata.name") == "default");
+    let request = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}"#;
+    let raw = c.apply_with(&["create", "--raw", "/api/v1/namespaces/default/serviceaccounts/default/token", "-f", "-"], request);
+    let token = raw.split(r#""token":""#).nth(1).and_then(|t| t.split('"').next()).unwrap().to_owned();
+    let as_token = |token: &str| {
+        let kubeconfig = std::fs::read_to_string(c.kubeconfig()).unwrap();
+        let without: String = kubeconfig.lines().filter(|l| !l.contains("client-")).map(|l| format!("{l}\n")).collect();
+        let path = c.directory().join("token.yaml");
+        std::fs::write(&path, without.replace("user: {}", "").replace("    user:\n", &format!("    user:\n      token: {token}\n"))).unwrap();
+        let out = std::process::Command::new("kubectl")
+            .args(["--kubeconfig", &path.display().to_string(), "get", "pods", "--token", token])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    let allowed_nothing = as_token(&token);
+    assert!(allowed_nothing.contains("system:serviceaccount:default:default"), "{allowed_nothing}");
+    let mut forged = token.clone();
+    forged.replace_range(token.len() - 6..token.len() - 2, "AAAA");
+    let refused = as_token(&forged);
+    assert!(refused.contains("Unauthorized") || refused.contains("must be logged in"), "{refused}");
+}
+
+#[test]
+fn a_second_server_on_the_same_directory_or_port_is_told_so() {
+    let c = Cluster::start();
+    let server = |extra: &[&str]| {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_sampan"))
+            .args(["server", "--disable-agent", "--bind-address=127.0.0.1", "--write-kubeconfig"])
+            .arg(c.directory().join("other.yaml"))
+            .args(extra)
+            .output()
+            .unwrap();
+        assert!(!out.status.success());
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    let data = c.directory().join("data").display().to_string();
+    let directory = server(&["--data-dir", &data, "--https-listen-port=0"]);
+    assert!(directory.contains("in use by another process"), "{directory}");
+    let text = std::fs::read_to_string(c.kubeconfig()).unwrap();
+    let port = text.lines().find_map(|l| l.trim().strip_prefix("server: ")).and_then(|u| u.rsplit(':').next()).unwrap().to_owned();
+    let elsewhere = c.directory().join("elsewhere").display().to_string();
+    let port = server(&["--data-dir", &elsewhere, &format!("--https-listen-port={port}")]);
+    assert!(port.contains("is another server running? Choose another port with --https-listen-port"), "{port}");
+    let overlap = server(&["--data-dir", &elsewhere, "--cluster-cidr=10.43.0.0/16"]);
+    assert!(overlap.contains("overlap"), "{overlap}");
+}

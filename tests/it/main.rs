@@ -1,0 +1,12 @@
+//! Whole-system tests: the real executable, real kubectl. One binary, one file per subject.
+//!
+//! What a machine cannot run is reported as skipped, never left out silently.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod api;
+mod durability;
+mod lab;
+mod node;
+mod tidy;
+mod workloads;
