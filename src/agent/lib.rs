@@ -94,6 +94,7 @@ async fn start(config: Config, tasks: &TaskTracker, cancel: &CancellationToken) 
     if own_runtime {
         images::store::put(&channel, &images::pause::image()?).await?;
     }
+    let (done, imported) = tokio::sync::watch::channel(false);
     match dirwatch::DirWatch::new(&paths.images()) {
         // Watched before they are read, so that none is missed in between.
         Ok(watch) => {
@@ -101,12 +102,13 @@ async fn start(config: Config, tasks: &TaskTracker, cancel: &CancellationToken) 
             let channel = channel.clone();
             spawn_on(tasks, cancel, Box::pin(async move {
                 images::import::import_all(&channel, &dir).await;
+                let _ = done.send(true);
                 images::import::follow(channel, dir, watch).await;
             }));
         }
         Err(e) => tracing::error!(error = %e, "the images folder is not watched"),
     }
-    assemble(config, paths, runtime, tasks, cancel).await
+    assemble(config, paths, runtime, imported, tasks, cancel).await
 }
 
 /// The kubelet over any runtime.
@@ -114,6 +116,7 @@ async fn assemble(
     config: Config,
     paths: Paths,
     runtime: Arc<dyn Runtime>,
+    imported: tokio::sync::watch::Receiver<bool>,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) -> Result<(), Error> {
@@ -135,7 +138,7 @@ async fn assemble(
     });
     let shared = Arc::new(Shared {
         objects: kubelet::objects::Objects::new(client.clone(), tasks.clone(), cancel.clone(), on_object),
-        images: kubelet::images::Images::new(runtime.clone(), recorder.clone()),
+        images: kubelet::images::Images::new(runtime.clone(), recorder.clone(), imported),
         volumes: kubelet::volumes::Volumes::new(paths.clone(), client.clone()),
         statuses: kubelet::statuses::Statuses::new(client.clone()),
         services: informers.select(Gvr::of::<Service>(), ListParams::all()),

@@ -201,8 +201,12 @@ impl Supervisor {
         }
         let not_up = |why: String| Error::NotUp(why, log_path.clone());
         let up = async {
+            let socket = self.paths.containerd_socket();
             while !self.answers().await {
-                if appears.changed().await.is_err() {
+                if socket.exists() {
+                    // Between bind and listen, of which nothing tells.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                } else if appears.changed().await.is_err() {
                     break;
                 }
             }

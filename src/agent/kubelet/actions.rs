@@ -313,3 +313,6 @@ pub fn plan(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp) -> Plan
     }
     planner.plan
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use api::k8s::core::v1::{NodeSelectorRequirement, Pod};
+use api::k8s::core::v1::Pod;
 
 use super::resources::{self, Amounts};
 use super::status::{Verdict, is_terminal};
@@ -21,20 +21,6 @@ pub struct NodeView {
     pub pods: i64,
 }
 
-fn requirement(r: &NodeSelectorRequirement, value: Option<&String>) -> bool {
-    let values = r.values.as_deref().unwrap_or_default();
-    let number = |s: &String| s.parse::<i64>().ok();
-    match r.operator.as_str() {
-        "In" => value.is_some_and(|v| values.contains(v)),
-        "NotIn" => value.is_none_or(|v| !values.contains(v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => value.and_then(number).zip(values.first().and_then(number)).is_some_and(|(a, b)| a > b),
-        "Lt" => value.and_then(number).zip(values.first().and_then(number)).is_some_and(|(a, b)| a < b),
-        _ => false,
-    }
-}
-
 /// Whether the node has what `nodeSelector` and the required node affinity ask for.
 pub fn matches_node(pod: &Pod, node: &NodeView) -> bool {
     let Some(spec) = &pod.spec else { return true };
@@ -47,14 +33,7 @@ pub fn matches_node(pod: &Pod, node: &NodeView) -> bool {
         .and_then(|a| a.node_affinity.as_ref())
         .and_then(|n| n.required_during_scheduling_ignored_during_execution.as_ref());
     let Some(required) = required else { return true };
-    required.node_selector_terms.iter().any(|t| {
-        let (labels, fields) = (t.match_expressions.as_deref(), t.match_fields.as_deref());
-        if labels.is_none_or(<[_]>::is_empty) && fields.is_none_or(<[_]>::is_empty) {
-            return false;
-        }
-        labels.unwrap_or_default().iter().all(|r| requirement(r, node.labels.get(&r.key)))
-            && fields.unwrap_or_default().iter().all(|r| requirement(r, (r.key == "metadata.name").then_some(&node.name)))
-    })
+    api::affinity::selector_matches(required, &node.name, &node.labels)
 }
 
 fn host_ports(pod: &Pod) -> HashSet<(String, String, i32)> {

@@ -11,6 +11,7 @@ use base64::Engine;
 use client::EventRecorder;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::cri::{ErrorKind, Runtime, v1};
 use super::objects::{Kind, Objects};
@@ -41,6 +42,8 @@ struct Failure {
 pub struct Images {
     runtime: Arc<dyn Runtime>,
     recorder: EventRecorder,
+    /// Whether the image files of this machine have been taken in.
+    imported: watch::Receiver<bool>,
     /// By pod UID and image.
     failures: Mutex<HashMap<(String, String), Failure>>,
 }
@@ -96,9 +99,9 @@ fn credentials(config: &Value, image: &str) -> Vec<v1::AuthConfig> {
 }
 
 impl Images {
-    /// A new one.
-    pub fn new(runtime: Arc<dyn Runtime>, recorder: EventRecorder) -> Images {
-        Images { runtime, recorder, failures: Mutex::default() }
+    /// A new one. An image that is absent is not missed before `imported` is true (or its sender gone).
+    pub fn new(runtime: Arc<dyn Runtime>, recorder: EventRecorder, imported: watch::Receiver<bool>) -> Images {
+        Images { runtime, recorder, imported, failures: Mutex::default() }
     }
 
     /// A pod is gone.
@@ -131,7 +134,12 @@ impl Images {
         let image = normalized(&spelled);
         let policy = policy(c, &image);
         let key = (identity(pod).uid, image.clone());
-        let present = match self.runtime.image(&image).await {
+        let mut found = self.runtime.image(&image).await;
+        if matches!(found, Ok(None)) && !*self.imported.borrow() {
+            let _ = self.imported.clone().wait_for(|done| *done).await;
+            found = self.runtime.image(&image).await;
+        }
+        let present = match found {
             Ok(i) => i,
             Err(e) => {
                 let message = format!("Failed to inspect image {spelled:?}: {e}");

@@ -101,8 +101,13 @@ impl Owners {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).get(id).cloned()
     }
 
-    /// Forgets all ids of a pod but these.
-    pub fn retain(&self, uid: &str, ids: &[String]) {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).retain(|id, owner| owner != uid || ids.contains(id));
+    /// Forgets an id.
+    pub fn remove(&self, id: &str) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(id);
+    }
+
+    /// Forgets all ids of a pod.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).retain(|_, owner| owner != uid);
     }
 }

@@ -57,7 +57,10 @@ pub async fn run(shared: Arc<Shared>, pods: Arc<Pods>) {
                         tracing::info!(id = %event.id, "a process was killed for want of memory");
                     }
                     if let Some(uid) = shared.owners.of(&event.id) {
-                        pods.wake(&uid);
+                        match event.kind {
+                            RuntimeEventKind::Exited => pods.container_ended(&uid, &event.id),
+                            _ => pods.wake(&uid),
+                        }
                     }
                 }
                 _ = relist.tick() => {

@@ -164,6 +164,14 @@ impl Pods {
         }
     }
 
+    /// The runtime says that a container or sandbox of a pod ended.
+    pub fn container_ended(&self, uid: &str, id: &str) {
+        if let Some(e) = self.workers().get(uid) {
+            e.handle.ended.lock().unwrap_or_else(|e| e.into_inner()).insert(id.to_owned());
+            e.handle.wake.notify_one();
+        }
+    }
+
     /// Makes all workers look again.
     pub fn wake_all(&self) {
         for e in self.workers().values() {

@@ -9,56 +9,18 @@ use api::meta::api::resource::Quantity;
 
 /// A quantity in thousandths, rounded up; `None` when it is none.
 pub fn millis(q: &Quantity) -> Option<i128> {
-    let text = q.0.trim();
-    let end = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-'))).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(end);
-    let (negative, number) = match number.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, number.strip_prefix('+').unwrap_or(number)),
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
-    let mut numerator = digits.checked_mul(1000)?;
-    let mut denominator = 10i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    match suffix {
-        "n" => denominator = denominator.checked_mul(1_000_000_000)?,
-        "u" => denominator = denominator.checked_mul(1_000_000)?,
-        "m" => denominator = denominator.checked_mul(1000)?,
-        "" => {}
-        "k" | "M" | "G" | "T" | "P" | "E" => {
-            let power = "kMGTPE".find(suffix)? as u32 + 1;
-            numerator = numerator.checked_mul(1000i128.pow(power))?;
-        }
-        "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei" => {
-            let power = "KMGTPE".find(&suffix[..1])? as u32 + 1;
-            numerator = numerator.checked_mul(1024i128.pow(power))?;
-        }
-        exponent => {
-            let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let factor = 10i128.checked_pow(power.unsigned_abs())?;
-            if power < 0 {
-                denominator = denominator.checked_mul(factor)?;
-            } else {
-                numerator = numerator.checked_mul(factor)?;
-            }
-        }
-    }
-    let value = (numerator + denominator - 1) / denominator;
-    Some(if negative { -value } else { value })
+    let nanos = api::quantity::Quantity::from_meta(q).ok()?.nanos();
+    Some(nanos.div_euclid(1_000_000) + i128::from(nanos.rem_euclid(1_000_000) > 0))
 }
 
-/// A quantity as a whole number, rounded up.
+/// A quantity as a whole number, rounded up; 0 when it is none.
 pub fn value(q: &Quantity) -> i64 {
-    let m = millis(q).unwrap_or(0);
-    i64::try_from(m.div_euclid(1000) + i128::from(m.rem_euclid(1000) > 0)).unwrap_or(i64::MAX)
+    api::quantity::Quantity::from_meta(q).map_or(0, |q| q.value())
 }
 
-/// A CPU quantity in thousandths of a core.
+/// A CPU quantity in thousandths of a core; 0 when it is none.
 pub fn cpu_millis(q: &Quantity) -> i64 {
-    millis(q).and_then(|m| i64::try_from(m).ok()).unwrap_or(0)
+    api::quantity::Quantity::from_meta(q).map_or(0, |q| q.milli_value())
 }
 
 /// Amounts by which pods are admitted.

@@ -109,6 +109,19 @@ fn seccomp(profile: Option<&SeccompProfile>, folder: &std::path::Path, privilege
     v1::SecurityProfile { profile_type: kind as i32, localhost_ref: path }
 }
 
+/// Only what is asked for: a runtime without AppArmor answers that with an error of its own.
+fn apparmor(profile: Option<&api::k8s::core::v1::AppArmorProfile>) -> Option<v1::SecurityProfile> {
+    use v1::security_profile::ProfileType;
+    let p = profile?;
+    let kind = match p.type_.as_str() {
+        "Unconfined" => ProfileType::Unconfined,
+        "Localhost" => ProfileType::Localhost,
+        _ => ProfileType::RuntimeDefault,
+    };
+    let localhost_ref = p.localhost_profile.clone().unwrap_or_default();
+    Some(v1::SecurityProfile { profile_type: kind as i32, localhost_ref })
+}
+
 fn selinux(options: Option<&api::k8s::core::v1::SELinuxOptions>) -> Option<v1::SeLinuxOption> {
     let o = options?;
     Some(v1::SeLinuxOption {
@@ -235,11 +248,11 @@ pub struct ContainerInput<'a> {
     pub mounts: Vec<v1::Mount>,
     /// Devices.
     pub devices: Vec<v1::Device>,
-    /// The user to run as, when the spec names none but must not be root.
+    /// Whether the machine has cgroup version 2.
     pub cgroup_v2: bool,
     /// The node's memory, for the OOM score.
     pub memory_capacity: i64,
-    /// Whether OOM scores below zero can be set here.
+    /// Where Localhost seccomp profiles are.
     pub seccomp: &'a std::path::Path,
     /// The container whose processes an ephemeral container shares.
     pub target: Option<String>,
@@ -332,6 +345,9 @@ pub fn container(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> v1::Con
         masked_paths,
         readonly_paths,
         seccomp: Some(seccomp(profile, input.seccomp, privileged)),
+        apparmor: apparmor(
+            own.app_armor_profile.as_ref().or_else(|| of_pod.and_then(|s| s.app_armor_profile.as_ref())),
+        ),
         ..Default::default()
     };
     let mut labels = labels(&id);

@@ -18,6 +18,20 @@ use super::actions::{self, Memory, Role, should_restart, time_of};
 use super::observed::{Container, Observed, State};
 use super::resources::{is_sidecar, qos};
 
+/// The conditions that are ours; all others are somebody else's.
+const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", "PodScheduled"];
+
+/// The status to build upon: what we last said, with the conditions that others have in the API.
+pub fn base(kept: Option<PodStatus>, api: Option<&PodStatus>) -> Option<PodStatus> {
+    let Some(mut kept) = kept else { return api.cloned() };
+    let mut conditions = kept.conditions.take().unwrap_or_default();
+    conditions.retain(|c| OURS.contains(&c.type_.as_str()));
+    let others = api.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.extend(others.iter().filter(|c| !OURS.contains(&c.type_.as_str())).cloned());
+    kept.conditions = Some(conditions);
+    Some(kept)
+}
+
 /// Why a container waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -64,10 +78,6 @@ pub struct View<'a> {
 /// A time with the precision of the API.
 pub fn seconds(t: Timestamp) -> Time {
     Time(Timestamp::from_second(t.as_second()).unwrap_or(t))
-}
-
-fn is_never(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("Never")
 }
 
 /// Whether an init container has failed for good.
@@ -352,8 +362,7 @@ impl View<'_> {
                 old.and_then(|o| o.last_transition_time.clone()).or_else(|| Some(seconds(self.now)));
         }
         // What others have written stays: readiness gates, DisruptionTarget …
-        let ours: Vec<String> = out.iter().map(|c| c.type_.clone()).collect();
-        out.extend(self.old_conditions().iter().filter(|c| !ours.contains(&c.type_)).cloned());
+        out.extend(self.old_conditions().iter().filter(|c| !OURS.contains(&c.type_.as_str())).cloned());
         out
     }
 
@@ -457,7 +466,5 @@ pub fn is_terminal(status: Option<&PodStatus>) -> bool {
     matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
-/// Whether the pod has never restarted anything and never will.
-pub fn never_restarts(pod: &Pod) -> bool {
-    is_never(pod)
-}
+#[cfg(test)]
+mod tests;

@@ -18,8 +18,10 @@ struct Entry {
     /// The UID in the API: the mirror pod's, for static pods.
     api_uid: String,
     status: PodStatus,
-    /// What was written last.
+    /// What the API has, as far as we know.
     written: Option<PodStatus>,
+    /// At which revision that was.
+    revision: u64,
     /// Nothing of the pod is left here.
     finished: bool,
     /// The pod is to be deleted from the API once it is finished.
@@ -37,6 +39,10 @@ struct Inner {
     client: Client,
     entries: Mutex<HashMap<String, Entry>>,
     queue: WorkQueue<String>,
+}
+
+fn revision(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0)
 }
 
 /// A strategic merge patch that turns one status into another: changed fields, and `null` for
@@ -95,12 +101,18 @@ impl Statuses {
             api_uid: api_uid.clone(),
             status: PodStatus::default(),
             written: api.status.clone(),
+            revision: revision(api),
             finished: false,
             deleting: false,
         };
         let entry = entries.entry(uid.to_owned()).or_insert_with(fresh);
         if entry.api_uid != api_uid {
             *entry = fresh();
+        }
+        // Somebody else has written since: what we say must be said again.
+        if revision(api) > entry.revision {
+            entry.written = api.status.clone();
+            entry.revision = revision(api);
         }
         entry.deleting = m.deletion_timestamp.is_some();
         entry.status = status;
@@ -151,11 +163,12 @@ impl Statuses {
             // The UID makes it fail for another pod of the same name.
             let body = json!({"metadata": {"uid": e.api_uid}, "status": patch});
             match client.patch::<Pod>(&e.namespace, &e.name, "status", PatchKind::Strategic, &body).await {
-                Ok(_) => {
+                Ok(answer) => {
                     if let Some(now) = self.lock().get_mut(uid)
                         && now.api_uid == e.api_uid
                     {
                         now.written = Some(e.status.clone());
+                        now.revision = now.revision.max(revision(&answer));
                     }
                 }
                 Err(s) if s.is_not_found() || s.is_conflict() => {

@@ -12,8 +12,10 @@
 //! for their logs; when the object is gone they go too. Ending the agent ends the worker wherever
 //! it is, and leaves the pod as it is.
 
+mod ending;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::k8s::core::v1::Pod;
@@ -34,6 +36,14 @@ use super::{Shared, dns, stop};
 
 /// Retries after trouble with the runtime or volumes: first and longest wait.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Waits for the runtime's books to agree with its events: first and longest.
+const SETTLE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(512));
+
+fn still_runs(seen: &Observed, ended: &HashSet<String>) -> bool {
+    seen.containers.iter().any(|c| c.state == ContainerState::Running && ended.contains(&c.id))
+        || seen.sandboxes.iter().any(|s| s.ready && ended.contains(&s.id))
+}
 
 /// What a worker is to bring about.
 #[derive(Clone, Debug)]
@@ -69,6 +79,8 @@ pub struct Handle {
     pub wake: Arc<Notify>,
     /// Makes it look at its volumes again, too.
     pub volumes_changed: Arc<std::sync::atomic::AtomicBool>,
+    /// Ids of containers and sandboxes of which the runtime has said that they ended.
+    pub ended: Arc<Mutex<HashSet<String>>>,
     /// What it saw last.
     pub seen: watch::Receiver<Arc<Observed>>,
 }
@@ -88,6 +100,7 @@ pub struct Worker {
     desired: watch::Receiver<Desired>,
     wake: Arc<Notify>,
     volumes_changed: Arc<std::sync::atomic::AtomicBool>,
+    ended: Arc<Mutex<HashSet<String>>>,
     seen_by_others: watch::Sender<Arc<Observed>>,
     seen: Observed,
     memory: Memory,
@@ -124,6 +137,7 @@ impl Worker {
         let wake = Arc::new(Notify::new());
         let results = Arc::new(Results::new(wake.clone()));
         let volumes_changed = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let ended: Arc<Mutex<HashSet<String>>> = Arc::default();
         let verdict = desired.verdict.clone();
         let (desired_tx, desired_rx) = watch::channel(desired);
         let (seen_tx, seen_rx) = watch::channel(Arc::new(Observed::default()));
@@ -134,6 +148,7 @@ impl Worker {
             desired: desired_rx,
             wake: wake.clone(),
             volumes_changed: volumes_changed.clone(),
+            ended: ended.clone(),
             seen_by_others: seen_tx,
             seen: Observed::default(),
             memory: Memory::default(),
@@ -149,7 +164,7 @@ impl Worker {
             cgroup: None,
             told_network: false,
         };
-        (worker, Handle { desired: desired_tx, wake, volumes_changed, seen: seen_rx })
+        (worker, Handle { desired: desired_tx, wake, volumes_changed, ended, seen: seen_rx })
     }
 
     /// Works until nothing of the pod is left, here and in the API.
@@ -231,12 +246,23 @@ impl Worker {
     }
 
     async fn look(&mut self) -> Result<(), super::cri::Error> {
-        let seen = observe(&*self.shared.runtime, &self.id.uid, &self.seen).await?;
+        let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(|e| e.into_inner()));
+        let mut seen = observe(&*self.shared.runtime, &self.id.uid, &self.seen).await?;
+        // The runtime tells of an end a moment before its own books have it.
+        let mut moment = SETTLE.0;
+        while moment <= SETTLE.1 && !ended.is_empty() && still_runs(&seen, &ended) {
+            tokio::time::sleep(moment).await;
+            moment *= 2;
+            seen = observe(&*self.shared.runtime, &self.id.uid, &self.seen).await?;
+        }
         let ids = seen.ids();
         for id in &ids {
             self.shared.owners.add(id, &self.id.uid);
         }
-        self.shared.owners.retain(&self.id.uid, &ids);
+        // Only what was seen before and is gone: something may have been made since we asked.
+        for id in self.seen.ids().iter().filter(|id| !ids.contains(id)) {
+            self.shared.owners.remove(id);
+        }
         self.seen = seen;
         self.seen_by_others.send_replace(Arc::new(self.seen.clone()));
         Ok(())
@@ -413,6 +439,19 @@ impl Worker {
         )
     }
 
+    /// The runtime's handler for the pod's RuntimeClass. What the runtime would silently ignore is refused.
+    async fn runtime_handler(&self, pod: &Pod) -> Result<String, String> {
+        let spec = pod.spec.as_ref();
+        if spec.and_then(|s| s.host_users) == Some(false) {
+            return Err("user namespaces (hostUsers: false) are not supported by this node".into());
+        }
+        let Some(name) = spec.and_then(|s| s.runtime_class_name.as_deref()).filter(|n| !n.is_empty()) else {
+            return Ok(String::new());
+        };
+        let class = self.shared.client.get::<api::k8s::node::v1::RuntimeClass>("", name).await;
+        class.map(|c| c.handler.clone()).map_err(|s| format!("failed to get sandbox runtime: {s}"))
+    }
+
     async fn new_sandbox(&mut self, pod: &Arc<Pod>, attempt: u32) -> Option<Timestamp> {
         let about = client::events::reference(&**pod);
         if !self.seen.sandboxes.is_empty() {
@@ -428,7 +467,14 @@ impl Worker {
             }
         }
         let config = self.sandbox_config(pod, attempt);
-        let handler = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).unwrap_or_default();
+        let handler = match self.runtime_handler(pod).await {
+            Ok(h) => h,
+            Err(why) => {
+                let message = format!("Failed to create pod sandbox: {why}");
+                self.shared.recorder.warning(about, "FailedCreatePodSandBox", message);
+                return Some(self.backoff());
+            }
+        };
         // A pod that is to go does not wait for its sandbox.
         let made = {
             let mut desired = self.desired.clone();
@@ -442,7 +488,7 @@ impl Worker {
                 std::future::pending().await
             };
             tokio::select! {
-                made = self.shared.runtime.run_sandbox(config, handler) => made,
+                made = self.shared.runtime.run_sandbox(config, &handler) => made,
                 () = stop => return Some(Timestamp::now()),
             }
         };
@@ -569,7 +615,7 @@ impl Worker {
         }
         // A static pod's spec is the file's, its status and identity in the API are the mirror's.
         let mut pod = (*desired.pod).clone();
-        pod.status = self.shared.statuses.get(&self.id.uid).or_else(|| object.status.clone());
+        pod.status = status::base(self.shared.statuses.get(&self.id.uid), object.status.as_ref());
         pod.metadata.generation = object.metadata.generation;
         let verdicts = self.results.get();
         let view = View {
@@ -585,102 +631,5 @@ impl Worker {
             now: Timestamp::now(),
         };
         self.shared.statuses.set(&self.id.uid, object, view.status());
-    }
-
-    async fn terminate(&mut self) -> State {
-        self.jobs.shutdown().await;
-        self.memory.starting.clear();
-        self.stopping.clear();
-        let desired = self.now_desired();
-        self.desired.mark_unchanged();
-        self.verdict = self.verdict.take().or_else(|| desired.verdict.clone());
-        if let Err(e) = self.look().await {
-            tracing::warn!(pod = %self.id.name, error = %e, "the runtime does not answer about a pod that ends");
-            let at = self.backoff();
-            self.wait(Some(at)).await;
-            return State::Terminating;
-        }
-        self.memory_from_probes(&desired.pod);
-        self.report(&desired);
-        let grace = desired.grace();
-        let (shared, seen) = (self.shared.clone(), self.seen.clone());
-        // Force deletion, or a shorter grace period, does not wait for a longer one.
-        let shorter = async {
-            loop {
-                if self.desired.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                if self.desired.borrow().grace() < grace {
-                    return;
-                }
-            }
-        };
-        let stopped = tokio::select! {
-            stopped = stop::pod(&shared, &desired.pod, &seen, grace) => stopped,
-            () = shorter => return State::Terminating,
-        };
-        if let Err(e) = stopped {
-            tracing::warn!(pod = %self.id.name, error = %e, "a pod does not stop");
-            let message = format!("error killing pod: {e}");
-            self.shared.recorder.warning(client::events::reference(&*desired.pod), "FailedKillPod", message);
-            let at = self.backoff();
-            self.wait(Some(at)).await;
-            return State::Terminating;
-        }
-        self.probes.set(Vec::new(), &self.shared.cancel);
-        match self.look().await {
-            Ok(()) if self.seen.running().next().is_none() => State::Cleaning,
-            _ => {
-                let at = self.backoff();
-                self.wait(Some(at)).await;
-                State::Terminating
-            }
-        }
-    }
-
-    async fn clean(&mut self) -> State {
-        let desired = self.now_desired();
-        self.plan = Plan::default();
-        self.trouble.clear();
-        self.report(&desired);
-        if let Err(e) = self.shared.volumes.tear_down(&self.id.uid) {
-            tracing::warn!(pod = %self.id.name, error = %e, "a pod's volumes are still in use");
-            let at = self.backoff();
-            self.wait(Some(at)).await;
-            return State::Cleaning;
-        }
-        self.shared.cgroups.remove_pod(&self.id.uid).await;
-        self.shared.objects.release(&self.id.uid);
-        self.shared.images.forget(&self.id.uid);
-        let deleting = desired.object.as_ref().is_some_and(|o| o.metadata.deletion_timestamp.is_some());
-        self.shared.statuses.finish(&self.id.uid, deleting);
-        State::Resting
-    }
-
-    async fn rest(&mut self) -> State {
-        let desired = self.now_desired();
-        self.desired.mark_unchanged();
-        if !desired.removed {
-            if let Some(o) = &desired.object
-                && o.metadata.deletion_timestamp.is_some()
-            {
-                self.report(&desired);
-                self.shared.statuses.finish(&self.id.uid, true);
-            }
-            self.wait(None).await;
-            return State::Resting;
-        }
-        for s in self.seen.sandboxes.clone() {
-            if let Err(e) = self.shared.runtime.remove_sandbox(&s.id).await {
-                tracing::warn!(sandbox = %s.id, error = %e, "a sandbox is not removed");
-                let at = self.backoff();
-                self.wait(Some(at)).await;
-                return State::Resting;
-            }
-        }
-        let _ = std::fs::remove_dir_all(self.logs());
-        self.shared.owners.retain(&self.id.uid, &[]);
-        self.shared.statuses.forget(&self.id.uid);
-        State::End
     }
 }

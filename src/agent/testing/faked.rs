@@ -38,7 +38,8 @@ impl Kubelet {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let paths = config.paths();
         paths.create().unwrap();
-        crate::assemble(config, paths, runtime.clone(), &tasks, &cancel).await.unwrap();
+        let (_, imported) = tokio::sync::watch::channel(true);
+        crate::assemble(config, paths, runtime.clone(), imported, &tasks, &cancel).await.unwrap();
         Kubelet { api, runtime, cancel, tasks, dir, cgroup }
     }
 
@@ -112,6 +113,29 @@ async fn a_pod_runs_becomes_ready_and_is_deleted_when_it_has_ended() {
         ["Pulled", "Created", "Started", "Killing"].iter().all(|r| reasons.iter().any(|x| x == r)).then_some(())
     })
     .await;
+    k.end().await;
+}
+
+#[tokio::test]
+async fn what_others_write_into_a_status_is_put_right_or_taken_up() {
+    if !root() {
+        return;
+    }
+    let k = Kubelet::new(&[]).await;
+    k.create("p", json!({"containers": [{"name": "c", "image": "a:1"}], "readinessGates": [{"conditionType": "x/gate"}]})).await;
+    k.phase("p", "Running").await;
+    let write = |kind: &str, status: &str| json!({"status": {"conditions": [{"type": kind, "status": status}]}});
+    let client = k.api.client();
+    let patch = |body: Value| {
+        let client = client.clone();
+        async move { client.patch::<Pod>("d", "p", "status", client::PatchKind::Strategic, &body).await.unwrap() }
+    };
+    patch(write("x/gate", "True")).await;
+    k.pod("p", "ready", |p| (condition(p, "Ready") == "True").then_some(())).await;
+    // As the node controller does while a node is not heard of.
+    patch(write("Ready", "False")).await;
+    k.pod("p", "ready again", |p| (condition(p, "Ready") == "True").then_some(())).await;
+    assert_eq!(condition(&k.phase("p", "Running").await, "x/gate"), "True");
     k.end().await;
 }
 

@@ -136,11 +136,23 @@ impl Host {
 
     async fn end(mut self) {
         self.stop().await;
-        crate::containerd::stop_all(&self.config.paths(), &self.config.cgroup_parent).await;
-        // Above our own tree; it was named by the test.
-        for mount in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let _ = std::fs::remove_dir(mount.path().join(&self.config.cgroup_parent));
-        }
+    }
+}
+
+/// Whatever became of the test, nothing of it stays.
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        let config = self.config.clone();
+        let clean = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(crate::containerd::stop_all(&config.paths(), &config.cgroup_parent));
+            // Above our own tree; it was named by the test.
+            for mount in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+                let _ = std::fs::remove_dir(mount.path().join(&config.cgroup_parent));
+            }
+        });
+        let _ = clean.join();
     }
 }
 
@@ -181,5 +193,153 @@ async fn a_static_pod_runs_survives_the_agent_and_goes_with_its_manifest() {
     assert_eq!(status.restart_count, 0);
     std::fs::remove_file(host.config.static_pod_dir.join("web.yaml")).unwrap();
     until(&host.api, "no mirror pod", || host.pod("default/web-static").is_none().then_some(())).await;
+    host.end().await;
+}
+
+/// A certificate authority's worth of TLS for one test: server settings, and a client that is a master.
+fn tls() -> (Arc<rustls::ServerConfig>, Arc<rustls::ClientConfig>) {
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut ca_params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    ca_params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let ca = ca_params.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(ca_params, ca_key);
+    let leaf = |name: &str, group: &str| {
+        let mut p = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        p.distinguished_name.push(rcgen::DnType::CommonName, name);
+        p.distinguished_name.push(rcgen::DnType::OrganizationName, group);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let cert: CertificateDer<'static> = p.signed_by(&key, &issuer).unwrap().der().clone();
+        (vec![cert], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der().clone()).unwrap();
+    let roots = Arc::new(roots);
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .unwrap();
+    let (cert, key) = leaf("node", "nodes");
+    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(cert, key)
+        .unwrap();
+    let (cert, key) = leaf("admin", "system:masters");
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(cert, key)
+        .unwrap();
+    (Arc::new(server), Arc::new(client))
+}
+
+async fn connect(port: u16, tls: &Arc<rustls::ClientConfig>) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+    tokio_rustls::TlsConnector::from(tls.clone()).connect(name, stream).await.unwrap()
+}
+
+/// One request; the whole answer as text.
+async fn get(port: u16, tls: &Arc<rustls::ClientConfig>, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut s = connect(port, tls).await;
+    s.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut out = Vec::new();
+    let _ = s.read_to_end(&mut out).await;
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_of_the_api_have_limits_volumes_hooks_logs_and_exec() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    if machine().is_none() {
+        return;
+    }
+    let mut host = Host::new("api");
+    let (server, client) = tls();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    host.config.serving_tls = Some(server);
+    host.config.kubelet_bind = ([127, 0, 0, 1], port).into();
+    let secret: api::k8s::core::v1::Secret = serde_json::from_value(
+        json!({"metadata": {"name": "s", "namespace": "d"}, "data": {"key": "dmFsdWU="}}),
+    )
+    .unwrap();
+    host.api.client().create(&secret).await.unwrap();
+    let out = tempfile::tempdir_in("/var/tmp").unwrap();
+    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "labels": {"l": "x"}}, "spec": {
+        "nodeName": "api", "hostNetwork": true, "terminationGracePeriodSeconds": 5,
+        "initContainers": [{"name": "i", "image": "busybox:1", "command": ["sh", "-c", "echo made > /e/init"],
+            "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}}, "volumeMounts": [{"name": "e", "mountPath": "/e"}]}],
+        "containers": [{"name": "c", "image": "busybox:1",
+            "command": ["sh", "-c", "cat /e/init /s/key /p/labels /p/token; id -u; touch /e/ready; trap 'exit 0' TERM; while :; do sleep 1; done"],
+            "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
+            "securityContext": {"runAsUser": 1000, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true,
+                "seccompProfile": {"type": "RuntimeDefault"}, "allowPrivilegeEscalation": false},
+            "readinessProbe": {"exec": {"command": ["cat", "/e/ready"]}, "periodSeconds": 1},
+            "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", "echo bye > /out/stopped"]}}},
+            "volumeMounts": [{"name": "e", "mountPath": "/e"}, {"name": "s", "mountPath": "/s"},
+                {"name": "p", "mountPath": "/p"}, {"name": "o", "mountPath": "/out"}]}],
+        "volumes": [{"name": "e", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+            {"name": "s", "secret": {"secretName": "s"}},
+            {"name": "o", "hostPath": {"path": out.path(), "type": "Directory"}},
+            {"name": "p", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}},
+                {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]}}]}}))
+    .unwrap();
+    std::os::unix::fs::chown(out.path(), Some(1000), None).unwrap();
+    host.start();
+    host.api.client().create(&pod).await.unwrap();
+    let ready = |p: &Pod| {
+        p.status.as_ref()?.conditions.as_ref()?.iter().any(|c| c.type_ == "Ready" && c.status == "True").then(|| p.clone())
+    };
+    let begun = std::time::Instant::now();
+    let pod = host.until_pod("d/p", "ready", ready).await;
+    // Events carry a pod forward; the relist would have taken a minute.
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    eprintln!("pod of the API ready after {:?}", begun.elapsed());
+    let log = get(port, &client, "/containerLogs/d/p/c").await;
+    for line in ["made", "value", "l=\"x\"", "token-of-default", "1000"] {
+        assert!(log.contains(line), "{line} is not in {log}");
+    }
+    let tail = get(port, &client, "/containerLogs/d/p/c?tailLines=1&timestamps=1").await;
+    assert!(tail.contains("Z valuel=\"x\"token-of-default1000") && !tail.contains("made"), "{tail}");
+    assert!(get(port, &client, "/containerLogs/d/p/none").await.starts_with("HTTP/1.1 404"));
+    let uid = pod.metadata.uid.clone().unwrap();
+    let group = host.config.cgroup_parent.clone();
+    let limit = format!("/sys/fs/cgroup/memory/{group}/kubepods/pod{uid}/memory.limit_in_bytes");
+    if std::path::Path::new("/sys/fs/cgroup/memory").exists() {
+        assert_eq!(std::fs::read_to_string(&limit).unwrap().trim(), "67108864");
+    }
+    // exec by WebSocket v4: the upgrade is passed through, and frames come back.
+    let mut s = connect(port, &client).await;
+    let ask = "GET /exec/d/p/c?command=echo&command=hi&output=1&error=1 HTTP/1.1\r\nhost: localhost\r\n\
+        connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-protocol: v4.channel.k8s.io\r\n\r\n";
+    s.write_all(ask.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("\"status\":\"Success\"") {
+        let n = s.read_buf(&mut seen).await.unwrap();
+        assert!(n > 0, "{}", String::from_utf8_lossy(&seen));
+    }
+    let seen = String::from_utf8_lossy(&seen);
+    assert!(seen.starts_with("HTTP/1.1 101") && seen.contains("hi\n"), "{seen}");
+    // A protocol that containerd does not have is refused, so that kubectl falls back.
+    let mut s = connect(port, &client).await;
+    s.write_all(ask.replace("v4.channel", "v5.channel").as_bytes()).await.unwrap();
+    let mut answer = vec![0u8; 12];
+    s.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 403");
+    assert!(get(port, &client, "/stats/summary").await.contains("\"podRef\":{\"name\":\"p\",\"namespace\":\"d\""));
+    assert!(get(port, &client, "/metrics/resource").await.contains("container_memory_working_set_bytes{container=\"c\",namespace=\"d\",pod=\"p\"}"));
+    host.api.client().delete::<Pod>("d", "p").await.unwrap();
+    until(&host.api, "gone", || host.pod("d/p").is_none().then_some(())).await;
+    assert_eq!(std::fs::read_to_string(out.path().join("stopped")).unwrap(), "bye\n");
+    assert!(!host.config.paths().pod(&uid).exists());
+    assert!(!std::path::Path::new(&limit).exists());
     host.end().await;
 }

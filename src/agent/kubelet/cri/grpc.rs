@@ -79,6 +79,9 @@ impl Grpc {
 
 /// What an envelope says about a container's main process.
 fn event(envelope: containerd_client::types::Envelope) -> Option<RuntimeEvent> {
+    if envelope.namespace != crate::images::store::NAMESPACE {
+        return None;
+    }
     let bytes = envelope.event?.value;
     let (id, kind) = match envelope.topic.as_str() {
         "/tasks/start" => (TaskStart::decode(&bytes[..]).ok()?.container_id, RuntimeEventKind::Started),
@@ -116,7 +119,9 @@ impl Runtime for Grpc {
     }
 
     async fn events(&self) -> Result<mpsc::Receiver<RuntimeEvent>, Error> {
-        let ask = SubscribeRequest { filters: vec![r#"namespace==k8s.io,topic~="^/tasks/(start|exit|oom|delete)$""#.into()] };
+        // Filters are alternatives.
+        let filters = ["start", "exit", "oom", "delete"].map(|t| format!("topic==\"/tasks/{t}\"")).to_vec();
+        let ask = SubscribeRequest { filters };
         let mut stream = EventsClient::new(self.channel.clone()).subscribe(ask).await.map_err(failed)?.into_inner();
         let (tx, rx) = mpsc::channel(EVENTS);
         // Ends with its receiver or with the stream.

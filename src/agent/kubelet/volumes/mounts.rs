@@ -71,6 +71,9 @@ fn one(pod: &Pod, c: &Container, m: &VolumeMount, ready: &Ready, env: &[(String,
 /// # Errors
 /// The words of the event, when one cannot be.
 pub fn mounts(pod: &Pod, c: &Container, ready: &Ready, env: &[(String, String)]) -> Result<Vec<v1::Mount>, String> {
+    if let Some(d) = c.volume_devices.iter().flatten().next() {
+        return Err(format!("block volume {:?} is not supported by this node", d.name));
+    }
     c.volume_mounts.iter().flatten().map(|m| one(pod, c, m, ready, env)).collect()
 }
 
