@@ -31,8 +31,17 @@ pub fn run(source: &Path, schemas: &Path, out: &Path) -> Result<()> {
     let definitions = data["definitions"].as_object().context("the schema data has no definitions")?;
     let mut messages = Messages::new();
     read_directory(&source.join("src"), &source.join("src"), &mut messages)?;
+    let messages = with_names_of(definitions, messages);
     std::fs::write(out, table(&messages, definitions))?;
     Ok(())
+}
+
+/// Generated structs say `CsiDriver` where the API says `CSIDriver`.
+fn with_names_of(definitions: &serde_json::Map<String, Value>, messages: Messages) -> Messages {
+    let proper: BTreeMap<String, &String> = definitions.keys().map(|d| (d.to_lowercase(), d)).collect();
+    let fix = |name: String| proper.get(&name.to_lowercase()).map_or(name, |d| (*d).clone());
+    let field = |f: Field| Field { of: f.of.map(fix), ..f };
+    messages.into_iter().map(|(m, fields)| (fix(m), fields.into_iter().map(field).collect())).collect()
 }
 
 fn read_directory(root: &Path, directory: &Path, messages: &mut Messages) -> Result<()> {

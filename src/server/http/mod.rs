@@ -297,8 +297,7 @@ impl Server {
         let mut v = if body.is_empty() {
             json!({})
         } else {
-            let yaml = negotiate::body(&call.parts.headers)? == negotiate::Body::Yaml;
-            api::codec::parse_tree(body, yaml)?
+            decode_tree(call, body)?
         };
         let q = &call.query;
         if let Some(n) = q.get("gracePeriodSeconds") {
@@ -382,8 +381,21 @@ pub async fn read_body(body: RequestBody) -> Result<Bytes, Status> {
 /// # Errors
 /// 400, 415.
 pub fn decode_body(call: &Call, resource: &Resource, body: &[u8]) -> Result<Decoded, Status> {
-    let yaml = negotiate::body(&call.parts.headers)? == negotiate::Body::Yaml;
-    api::codec::decode(body, yaml, &resource.schema)
+    match negotiate::body(&call.parts.headers)? {
+        negotiate::Body::Protobuf => api::codec::check(api::protobuf::decode(body)?, &resource.schema),
+        format => api::codec::decode(body, format == negotiate::Body::Yaml, &resource.schema),
+    }
+}
+
+/// Decodes a body as a tree, whatever it is of.
+///
+/// # Errors
+/// 400, 415.
+pub fn decode_tree(call: &Call, body: &[u8]) -> Result<Value, Status> {
+    match negotiate::body(&call.parts.headers)? {
+        negotiate::Body::Protobuf => api::protobuf::decode(body),
+        format => api::codec::parse_tree(body, format == negotiate::Body::Yaml),
+    }
 }
 
 fn clone_decoded(d: &Decoded) -> Decoded {

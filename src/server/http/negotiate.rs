@@ -31,9 +31,12 @@ pub enum Body {
     Json,
     /// YAML.
     Yaml,
+    /// Kubernetes' protobuf envelope.
+    Protobuf,
 }
 
 const ACCEPTED: &str = "application/json, application/yaml";
+const BODIES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|v| v.to_str().ok())
@@ -80,7 +83,8 @@ pub fn body(headers: &HeaderMap) -> Result<Body, Status> {
     match media_type(headers) {
         "" | "application/json" | "*/*" => Ok(Body::Json),
         "application/yaml" => Ok(Body::Yaml),
-        _ => Err(Status::unsupported_media_type(ACCEPTED)),
+        "application/vnd.kubernetes.protobuf" => Ok(Body::Protobuf),
+        _ => Err(Status::unsupported_media_type(BODIES)),
     }
 }
 

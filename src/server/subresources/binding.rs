@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::Server;
 use crate::http::respond::{self, Reply};
-use crate::http::{Call, negotiate};
+use crate::http::{Call, decode_tree};
 use crate::registry::timestamp;
 
 /// Sets `spec.nodeName` of a pod that has none, and its PodScheduled condition.
@@ -17,8 +17,7 @@ pub async fn serve(server: &Arc<Server>, call: &Call, pods: &Arc<Resource>, name
     if call.info.verb != "create" {
         return Err(Status::method_not_allowed());
     }
-    let yaml = negotiate::body(&call.parts.headers)? == negotiate::Body::Yaml;
-    let binding = api::codec::parse_tree(body, yaml)?;
+    let binding = decode_tree(call, body)?;
     let given = binding["metadata"]["name"].as_str().unwrap_or_default();
     let name = if name.is_empty() { given } else { name };
     if !given.is_empty() && given != name {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::Server;
 use crate::http::respond::{self, Reply};
-use crate::http::{Call, negotiate};
+use crate::http::{Call, decode_tree};
 use crate::registry::{At, DeleteOptions, Selection};
 
 /// Seconds after which a refused eviction may be tried again.
@@ -26,8 +26,7 @@ pub async fn serve(server: &Arc<Server>, call: &Call, pods: &Arc<Resource>, body
     if call.info.verb != "create" {
         return Err(Status::method_not_allowed());
     }
-    let yaml = negotiate::body(&call.parts.headers)? == negotiate::Body::Yaml;
-    let eviction = api::codec::parse_tree(body, yaml)?;
+    let eviction = decode_tree(call, body)?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let given = eviction["metadata"]["name"].as_str().unwrap_or_default();
     if !given.is_empty() && given != name {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::Server;
 use crate::http::respond::{self, Reply};
-use crate::http::{Call, negotiate};
+use crate::http::{Call, decode_tree, negotiate};
 
 fn scale_of(o: &Value, [spec, status, selector]: [&String; 3]) -> Result<Value, Status> {
     let m = &o["metadata"];
@@ -57,8 +57,7 @@ pub async fn serve(
         .type_of("autoscaling", "v1", "Scale")
         .ok_or_else(|| Status::internal("the schema data has no Scale"))?;
     let whole = if i.verb == "update" {
-        let yaml = negotiate::body(&call.parts.headers)? == negotiate::Body::Yaml;
-        Some(api::codec::decode(body, yaml, &schema)?.value)
+        Some(api::codec::check(decode_tree(call, body)?, &schema)?.value)
     } else {
         None
     };

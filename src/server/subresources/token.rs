@@ -6,7 +6,7 @@ use api::{Resource, Status};
 use bytes::Bytes;
 
 use crate::Server;
-use crate::http::Call;
+use crate::http::{Call, decode_tree};
 use crate::http::respond::{self, Reply};
 
 /// Issues a bound token.
@@ -14,7 +14,7 @@ pub async fn serve(server: &Arc<Server>, call: &Call, accounts: &Arc<Resource>, 
     if call.info.verb != "create" {
         return Err(Status::method_not_allowed());
     }
-    let request = api::codec::parse_tree(body, false)?;
+    let request = decode_tree(call, body)?;
     let account = server.registry().get(accounts, &call.info.namespace, &call.info.name).await?;
     let review = server.tokens().request(server, &account, &request).await?;
     Ok(respond::json(201, &review))
