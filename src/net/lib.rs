@@ -5,7 +5,9 @@
 //! agree with them.
 //!
 //! * [`proxy`] turns services into one nftables table of our own;
-//! * [`dns`] answers cluster DNS on the node from the same objects.
+//! * [`dns`] answers cluster DNS on the node from the same objects;
+//! * [`overlay`] joins the node to the others, over [`links`];
+//! * [`cni`] gives pods their links and addresses.
 //!
 //! The rules are made by pure functions (what the table should hold, and the
 //! difference to what it holds now); only [`nft`] touches the machine, so that
@@ -13,9 +15,12 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cni;
 mod config;
 pub mod dns;
+pub mod links;
 pub mod nft;
+pub mod overlay;
 pub mod proxy;
 #[cfg(test)]
 mod testing;
