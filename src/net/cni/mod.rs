@@ -18,7 +18,7 @@ pub use server::CniServer;
 use serde::{Deserialize, Serialize};
 
 /// Versions of the CNI specification that are spoken.
-pub const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub const VERSIONS: [&str; 3] = ["0.3.1", "0.4.0", "1.0.0"];
 /// Where the agent listens, unless the configuration names another `socket`.
 pub const SOCKET: &str = "/run/sampan/cni.sock";
 

@@ -7,7 +7,7 @@ use api::k8s::core::v1::Service;
 use api::k8s::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 fn web(more: Value) -> Service {
@@ -434,4 +434,90 @@ async fn the_second_family_gets_a_table_of_its_own() {
         rules.contains("fd43::80 . tcp . 80 . 0 : fd42::5 . 8080"),
         "{rules}"
     );
+}
+
+/// Answers every datagram with its own name.
+fn serve_udp(ns: &Netns, addr: &str, name: &'static str) {
+    let socket = ns.run(|| UdpSocket::bind(addr).unwrap());
+    std::thread::spawn(move || {
+        while let Ok((_, from)) = socket.recv_from(&mut [0; 16]) {
+            let _ = socket.send_to(name.as_bytes(), from);
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_udp_client_that_keeps_its_port_moves_to_the_new_endpoint() {
+    let tools = std::process::Command::new("conntrack")
+        .arg("--version")
+        .output();
+    if !root() || tools.is_err() {
+        return;
+    }
+    let (node, [a, b], client) = node();
+    serve_udp(&a, "10.42.0.5:5353", "a");
+    serve_udp(&b, "10.42.0.6:5353", "b");
+    let front = |addr: [u8; 4]| Front {
+        addr: addr.into(),
+        protocol: Protocol::Udp,
+        port: 53,
+    };
+    let led_to = |last: u8| {
+        let mut table = Table::default();
+        let addr = std::net::IpAddr::from([10, 42, 0, last]);
+        table.serve(front([10, 43, 0, 10]), Endpoint { addr, port: 5353 });
+        table
+    };
+    let mut syncer = Syncer::new(config(), Kernel::in_netns(node.path()));
+    let socket = client.run(|| UdpSocket::bind("10.99.0.2:0").unwrap());
+    socket
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
+    for (last, name) in [(5, "a"), (6, "b"), (5, "a")] {
+        syncer.sync(led_to(last)).await.unwrap();
+        socket.send_to(b"?", "10.43.0.10:53").unwrap();
+        let mut said = [0; 16];
+        let (size, _) = socket.recv_from(&mut said).unwrap();
+        assert_eq!(&said[..size], name.as_bytes());
+    }
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn ten_thousand_services() {
+    let node = Netns::new("many");
+    let of = |changed: u8| {
+        let mut table = Table::default();
+        for n in 0..10_000_u16 {
+            let [high, low] = n.to_be_bytes();
+            let front = Front {
+                addr: [10, 43, high, low].into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+            };
+            table.serve(
+                front,
+                Endpoint {
+                    addr: [10, 42, 0, 1].into(),
+                    port: 80,
+                },
+            );
+            let last = if n == 5000 { changed } else { 3 };
+            let endpoints = [1, 2, last].map(|l| Endpoint {
+                addr: [10, 42, high, l].into(),
+                port: 80,
+            });
+            if let Some(frontend) = table.frontends.get_mut(&front) {
+                frontend.target = Target::Endpoints(endpoints.into());
+            }
+        }
+        table
+    };
+    let mut syncer = Syncer::new(config(), Kernel::in_netns(node.path()));
+    for changed in 3..9 {
+        let table = of(changed);
+        let start = std::time::Instant::now();
+        let outcome = syncer.sync(table).await.unwrap();
+        println!("{outcome:?} {:?}", start.elapsed());
+    }
 }
