@@ -1,3 +1,5 @@
+//! Tests of the module above.
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};

@@ -1,3 +1,5 @@
+//! Tests of the module above.
+
 use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
