@@ -8,5 +8,10 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // containerd calls this executable under the name of the CNI plugin.
+    let called = std::env::args_os().next().unwrap_or_default();
+    if std::path::Path::new(&called).file_name().is_some_and(|n| n == agent::containerd::CNI_PLUGIN) {
+        return net::cni::plugin_main();
+    }
     cli::run()
 }

@@ -21,6 +21,7 @@ pub mod containerd;
 mod dirwatch;
 pub mod images;
 pub mod kubelet;
+pub mod network;
 pub mod server;
 #[cfg(test)]
 mod testing;

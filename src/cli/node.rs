@@ -53,10 +53,22 @@ pub struct Flags {
     cgroup_root: String,
 }
 
+/// What a node must know of its cluster.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Addresses of pods.
+    pub cluster_cidr: IpNet,
+    /// Addresses of services.
+    pub service_cidr: IpNet,
+    /// The DNS domain.
+    pub domain: String,
+}
+
 /// This machine, ready to be started as a node.
 pub struct Node {
     name: String,
     ip: IpAddr,
+    settings: agent::network::Settings,
     config: Box<dyn FnOnce(Client, watch::Receiver<agent::NetworkState>) -> agent::Config + Send>,
 }
 
@@ -96,7 +108,7 @@ impl Node {
     ///
     /// # Errors
     /// Flags that make no sense.
-    pub fn new(flags: &Flags, data_dir: &Path, domain: &str, service_cidr: &IpNet, address: IpAddr) -> Result<Node> {
+    pub fn new(flags: &Flags, data_dir: &Path, cluster: &Cluster, address: IpAddr) -> Result<Node> {
         let name = match &flags.node_name {
             Some(n) => n.to_lowercase(),
             None => host_name()?,
@@ -107,8 +119,19 @@ impl Node {
         let labels = flags.node_label.iter().map(|l| label(l)).collect::<Result<Vec<_>>>()?;
         let taints = flags.node_taint.iter().map(|t| taint(t)).collect::<Result<Vec<_>>>()?;
         let ip = flags.node_ip.unwrap_or(address);
-        let dns = flags.cluster_dns.unwrap_or_else(|| nth(service_cidr, DNS_OFFSET));
-        let (flags, data_dir, domain) = (flags.clone(), data_dir.to_owned(), domain.to_owned());
+        let dns = flags.cluster_dns.unwrap_or_else(|| nth(&cluster.service_cidr, DNS_OFFSET));
+        let settings = agent::network::Settings {
+            node_name: name.clone(),
+            node_ip: ip,
+            cluster_cidr: cluster.cluster_cidr,
+            service_cidr: cluster.service_cidr,
+            cluster_dns: dns,
+            cluster_domain: cluster.domain.clone(),
+            resolv_conf: flags.resolv_conf.clone(),
+            cni_socket: agent::Paths::new(data_dir, &flags.run_dir, data_dir).cni_socket(),
+            ipam_dir: data_dir.join("agent/cni/ipam"),
+        };
+        let (flags, data_dir, domain) = (flags.clone(), data_dir.to_owned(), cluster.domain.clone());
         let node_name = name.clone();
         let config = move |client: Client, network: watch::Receiver<agent::NetworkState>| {
             let mut c = agent::Config::new(&node_name, vec![ip], client, network);
@@ -127,7 +150,7 @@ impl Node {
             c.max_pods = flags.max_pods;
             c
         };
-        Ok(Node { name, ip, config: Box::new(config) })
+        Ok(Node { name, ip, settings, config: Box::new(config) })
     }
 
     /// The node's name.
@@ -144,13 +167,12 @@ impl Node {
     /// must not look as if it did.
     pub fn start(self, client: Client, tls: Arc<rustls::ServerConfig>, api_server: &str, tasks: &TaskTracker, cancel: &CancellationToken) {
         let (network, state) = watch::channel::<agent::NetworkState>(Err("the pod network is not set up".into()));
+        tasks.spawn(agent::network::run(self.settings, client.clone(), network, tasks.clone(), cancel.clone()));
         let mut config = (self.config)(client, state);
         config.serving_tls = Some(tls);
         config.api_server_names = vec![api_server.to_owned()];
         let cancel = cancel.clone();
         tasks.spawn(async move {
-            // Kept for as long as the agent runs.
-            let _network = network;
             if let Err(e) = agent::run(config, cancel.clone()).await {
                 tracing::error!(error = format!("{:#}", anyhow::Error::new(e)), "the agent has ended");
                 cancel.cancel();

@@ -174,7 +174,12 @@ async fn serve(flags: &Flags) -> Result<()> {
     write_kubeconfig(flags, &url, &pki)?;
     start_controllers(flags, &api, &pki, &tasks, &cancel);
     if !flags.disable_agent {
-        let node = super::node::Node::new(&flags.agent, &flags.data_dir, &flags.cluster_domain, &flags.service_cidr, advertise)?;
+        let cluster = super::node::Cluster {
+            cluster_cidr: flags.cluster_cidr,
+            service_cidr: flags.service_cidr,
+            domain: flags.cluster_domain.clone(),
+        };
+        let node = super::node::Node::new(&flags.agent, &flags.data_dir, &cluster, advertise)?;
         let own = User::authenticated(&format!("system:node:{}", node.name()), &["system:nodes"]);
         let names = [node.name().to_owned(), node.ip().to_string()];
         let leaf = pki.server_ca.issue(&format!("system:node:{}", node.name()), None, Usage::Server, &names)?;

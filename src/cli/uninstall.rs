@@ -53,6 +53,8 @@ pub fn run(flags: &Flags) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
         runtime.block_on(agent::containerd::stop_all(&paths, &flags.cgroup_root));
         println!("ended pods and containerd");
+        runtime.block_on(agent::network::remove_all()).map_err(anyhow::Error::msg).context("the network was not removed")?;
+        println!("removed links and rules");
     }
     for path in &targets {
         if !path.exists() {

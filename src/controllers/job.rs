@@ -300,6 +300,14 @@ impl Controller for JobController {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(job) = self.jobs.get::<Job>(key) else {
             // Pods whose job is gone must not be held by its finalizer.
+            let (ns, job) = api::split_key(key);
+            for o in self.pods.objects() {
+                let m = o.meta();
+                let orphan = m.namespace == ns && m.owner_references.iter().any(|r| r.controller && r.kind == "Job" && r.name == job);
+                if orphan && m.finalizers.iter().any(|f| f == FINALIZER) {
+                    self.release(&*o.typed::<Pod>()?).await?;
+                }
+            }
             return Ok(Action::Done);
         };
         let spec = job.spec.clone().unwrap_or_default();

@@ -181,12 +181,21 @@ impl Network {
         Ok(())
     }
 
-    /// Takes bridge and tunnel away, and with them every route, neighbour and
-    /// forwarding entry. The sysctls stay: others may rely on them by now.
+    /// Takes bridge and tunnel away; see [`remove_links`].
     pub async fn remove_all(&self) -> Result<(), LinkError> {
-        self.links.remove(&self.config.tunnel).await?;
-        self.links.remove(&self.config.bridge).await
+        remove(&self.links, &self.config).await
     }
+}
+
+/// Takes bridge and tunnel of a configuration away, and with them every route, neighbour and
+/// forwarding entry. The sysctls stay: others may rely on them by now.
+pub async fn remove_links(config: &Config) -> Result<(), LinkError> {
+    remove(&Links::open()?, config).await
+}
+
+async fn remove(links: &Links, config: &Config) -> Result<(), LinkError> {
+    links.remove(&config.tunnel).await?;
+    links.remove(&config.bridge).await
 }
 
 fn sysctl(name: &str) -> Result<(), LinkError> {

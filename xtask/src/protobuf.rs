@@ -74,7 +74,8 @@ fn read_file(text: &str, module: &[String], messages: &mut Messages) {
             declaration.clear();
         } else if attribute.is_some() && !line.starts_with("#[") && !line.starts_with("//") {
             declaration.push_str(line);
-            if line.ends_with(',') {
+            let closed = declaration.matches('<').count() == declaration.matches('>').count();
+            if closed && line.ends_with(',') {
                 if let (Some(message), Some(field)) = (&current, field(&attribute.take().unwrap_or_default(), &declaration, module)) {
                     messages.entry(message.clone()).or_default().push(field);
                 }
@@ -115,7 +116,7 @@ fn field(attribute: &str, declaration: &str, module: &[String]) -> Option<Field>
 /// The full name of the last type in a declaration such as `Option<super::core::v1::Pod>`.
 fn resolve(declaration: &str, module: &[String]) -> Option<String> {
     let inner = declaration.trim_end_matches([',', '>', ' ']);
-    let inner = inner.rsplit(['<', ' ']).next()?;
+    let inner = inner.rsplit(['<', ' ', ',']).next()?;
     let mut path: Vec<String> = module.to_vec();
     let mut parts: Vec<&str> = inner.split("::").collect();
     let name = parts.pop()?;
