@@ -8,10 +8,11 @@ mod cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // containerd calls this executable under the name of the CNI plugin.
+    // containerd calls this executable under the names of the CNI plugins.
     let called = std::env::args_os().next().unwrap_or_default();
-    if std::path::Path::new(&called).file_name().is_some_and(|n| n == agent::containerd::CNI_PLUGIN) {
-        return net::cni::plugin_main();
+    match std::path::Path::new(&called).file_name().and_then(|n| n.to_str()) {
+        Some(agent::containerd::CNI_PLUGIN) => net::cni::plugin_main(),
+        Some(net::cni::LOOPBACK) => net::cni::loopback_main(),
+        _ => cli::run(),
     }
-    cli::run()
 }

@@ -111,7 +111,7 @@ pub async fn start(config: &Config, tasks: &TaskTracker, cancel: CancellationTok
         Ok(p) => p,
         Err(missing) => find("crun", "crun").map_err(|_| missing)?,
     };
-    link_cni_program(config, &paths)?;
+    link_cni_programs(config, &paths)?;
     let text = settings::containerd_config(&paths, &runtime);
     let file = paths.containerd_config();
     let unchanged = std::fs::read_to_string(&file).is_ok_and(|old| old == text);
@@ -137,9 +137,13 @@ pub async fn start(config: &Config, tasks: &TaskTracker, cancel: CancellationTok
     Ok((channel, socket))
 }
 
-/// The CNI program is our own executable under another name.
-fn link_cni_program(config: &Config, paths: &Paths) -> Result<(), Error> {
-    let link = paths.cni_bin().join(CNI_PLUGIN);
+/// The CNI programs are our own executable under other names.
+fn link_cni_programs(config: &Config, paths: &Paths) -> Result<(), Error> {
+    [CNI_PLUGIN, net::cni::LOOPBACK].into_iter().try_for_each(|name| link_cni_program(config, paths, name))
+}
+
+fn link_cni_program(config: &Config, paths: &Paths, name: &str) -> Result<(), Error> {
+    let link = paths.cni_bin().join(name);
     let own = config.cni_program.clone().or_else(|| std::env::current_exe().ok()).unwrap_or_default();
     if std::fs::read_link(&link).is_ok_and(|t| t == own) {
         return Ok(());

@@ -6,12 +6,14 @@
 //! and everything that is kept is kept in one place.
 
 mod ipam;
+mod loopback;
 mod plugin;
 mod server;
 #[cfg(test)]
 mod tests;
 
 pub use ipam::Ipam;
+pub use loopback::{LOOPBACK, loopback_main};
 pub use plugin::plugin_main;
 pub use server::CniServer;
 
