@@ -68,7 +68,12 @@ impl std::fmt::Debug for Config {
 
 impl Config {
     /// A configuration with the defaults of a node whose name, addresses and client are known.
-    pub fn new(node_name: &str, node_ips: Vec<IpAddr>, client: Client, network: watch::Receiver<NetworkState>) -> Config {
+    pub fn new(
+        node_name: &str,
+        node_ips: Vec<IpAddr>,
+        client: Client,
+        network: watch::Receiver<NetworkState>,
+    ) -> Config {
         Config {
             node_name: node_name.to_owned(),
             node_ips,
@@ -215,8 +220,15 @@ impl Paths {
             std::fs::DirBuilder::new().recursive(true).mode(0o711).create(dir)?;
         }
         let open = [
-            self.containerd_root(), self.containerd_state(), self.data.join("etc"), self.certs_d(), self.cni_bin(),
-            self.cni_conf(), self.images(), self.seccomp(), self.pod_logs.clone(),
+            self.containerd_root(),
+            self.containerd_state(),
+            self.data.join("etc"),
+            self.certs_d(),
+            self.cni_bin(),
+            self.cni_conf(),
+            self.images(),
+            self.seccomp(),
+            self.pod_logs.clone(),
         ];
         for dir in open {
             std::fs::create_dir_all(dir)?;

@@ -101,11 +101,15 @@ async fn start(config: Config, tasks: &TaskTracker, cancel: &CancellationToken) 
         Ok(watch) => {
             let dir = paths.images();
             let channel = channel.clone();
-            spawn_on(tasks, cancel, Box::pin(async move {
-                images::import::import_all(&channel, &dir).await;
-                let _ = done.send(true);
-                images::import::follow(channel, dir, watch).await;
-            }));
+            spawn_on(
+                tasks,
+                cancel,
+                Box::pin(async move {
+                    images::import::import_all(&channel, &dir).await;
+                    let _ = done.send(true);
+                    images::import::follow(channel, dir, watch).await;
+                }),
+            );
         }
         Err(e) => tracing::error!(error = %e, "the images folder is not watched"),
     }

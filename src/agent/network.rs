@@ -64,7 +64,13 @@ fn wake(informer: &Informer, notify: &Arc<Notify>) {
 }
 
 /// Runs the network until cancelled; `state` tells the kubelet when pods can have addresses.
-pub async fn run(settings: Settings, client: Client, state: watch::Sender<NetworkState>, tasks: TaskTracker, cancel: CancellationToken) {
+pub async fn run(
+    settings: Settings,
+    client: Client,
+    state: watch::Sender<NetworkState>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+) {
     let informers = Informers::new(client, tasks.clone(), cancel.clone());
     let work = async {
         let nodes = informers.of::<Node>();
@@ -113,7 +119,8 @@ async fn start(
     cancel: &CancellationToken,
 ) -> Result<(), String> {
     let network = Network::start(config.clone()).await.map_err(|e| format!("the links: {e}"))?;
-    let server = net::cni::CniServer::new(config.clone(), network.mtu(), &settings.ipam_dir).map_err(|e| format!("the CNI server: {e}"))?;
+    let server = net::cni::CniServer::new(config.clone(), network.mtu(), &settings.ipam_dir)
+        .map_err(|e| format!("the CNI server: {e}"))?;
     // A socket that an earlier agent left behind would be in the way.
     let _ = std::fs::remove_file(&settings.cni_socket);
     let listener = tokio::net::UnixListener::bind(&settings.cni_socket)
@@ -140,10 +147,17 @@ fn spawn(tasks: &TaskTracker, cancel: &CancellationToken, work: impl Future<Outp
 }
 
 /// Starts cluster DNS on the bridge's address; returns where it listens.
-fn serve_dns(settings: &Settings, config: &net::Config, view: &View, tasks: &TaskTracker, cancel: &CancellationToken) -> Result<Endpoint, String> {
+fn serve_dns(
+    settings: &Settings,
+    config: &net::Config,
+    view: &View,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> Result<Endpoint, String> {
     let gateway = net::overlay::gateway(config.pod_cidr).ok_or("the pod range has no addresses")?.addr();
     let text = std::fs::read_to_string(&settings.resolv_conf).unwrap_or_default();
-    let dns = Dns::new(view.clone(), &upstreams(&text, &[gateway, config.cluster_dns])).map_err(|e| format!("DNS: {e}"))?;
+    let dns =
+        Dns::new(view.clone(), &upstreams(&text, &[gateway, config.cluster_dns])).map_err(|e| format!("DNS: {e}"))?;
     let (address, cancel) = (SocketAddr::new(gateway, DNS_PORT), cancel.clone());
     tasks.spawn(async move {
         if let Err(e) = dns.serve(address, cancel).await {
@@ -182,7 +196,14 @@ async fn peers(own: String, nodes: Informer, network: Network) {
 }
 
 /// Keeps rules and DNS records as Services and EndpointSlices are.
-async fn rules(config: net::Config, services: Informer, slices: Informer, view: View, dns: Endpoint, state: watch::Sender<NetworkState>) {
+async fn rules(
+    config: net::Config,
+    services: Informer,
+    slices: Informer,
+    view: View,
+    dns: Endpoint,
+    state: watch::Sender<NetworkState>,
+) {
     let changed = Arc::new(Notify::new());
     wake(&services, &changed);
     wake(&slices, &changed);

@@ -84,7 +84,10 @@ fn autoscaler_to_v2(object: &mut Value) {
     if let Some(percent) = utilization
         && !current.iter().any(is_cpu_utilization)
     {
-        current.insert(0, json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}));
+        current.insert(
+            0,
+            json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}),
+        );
     }
     if let Some(status) = object.get_mut("status") {
         if !current.is_empty() {
@@ -105,9 +108,9 @@ fn autoscaler_to_v1(object: &mut Value) {
         if let Some(Value::Array(list)) = take(spec, "metrics") {
             metrics = list;
         }
-        let target = metrics.iter().position(|m| {
-            is_cpu_utilization(m) && !m["resource"]["target"]["averageUtilization"].is_null()
-        });
+        let target = metrics
+            .iter()
+            .position(|m| is_cpu_utilization(m) && !m["resource"]["target"]["averageUtilization"].is_null());
         if let Some(at) = target {
             let metric = metrics.remove(at);
             set(spec, "targetCPUUtilizationPercentage", metric["resource"]["target"]["averageUtilization"].clone());

@@ -83,9 +83,7 @@ pub fn validate_object_meta_update(new: &Value, old: &Value) -> ErrorList {
             "must not be decremented",
         ));
     }
-    for field in
-        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
-    {
+    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if blank(&new[field]) != blank(&old[field]) {
             errors.push(FieldError::invalid(format!("metadata.{field}"), new[field].clone(), IMMUTABLE));
         }
@@ -269,24 +267,34 @@ mod tests {
             told(pod(json!({"name": "a", "namespace": "b"})), false),
             ["metadata.namespace: Forbidden: not allowed on this type"]
         );
-        assert!(told(pod(json!({"name": "A", "namespace": "b"})), true)[0]
-            .starts_with("metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain must"));
+        assert!(
+            told(pod(json!({"name": "A", "namespace": "b"})), true)[0]
+                .starts_with("metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain must")
+        );
     }
 
     #[test]
     fn finalizers_and_owners() {
-        let owner = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
+        let owner =
+            |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
         let errors = told(
-            pod(json!({"name": "a", "namespace": "b", "finalizers": ["x"], "ownerReferences": [owner("o"), owner("p"), {}]})),
+            pod(
+                json!({"name": "a", "namespace": "b", "finalizers": ["x"], "ownerReferences": [owner("o"), owner("p"), {}]}),
+            ),
             true,
         );
-        assert!(errors[0].contains("Only one reference can have Controller set to true. Found \"true\" in references for o and p"));
+        assert!(
+            errors[0].contains(
+                "Only one reference can have Controller set to true. Found \"true\" in references for o and p"
+            )
+        );
         assert_eq!(errors[1], "metadata.ownerReferences.apiVersion: Invalid value: \"\": version must not be empty");
         assert_eq!(
             errors.last().unwrap(),
             "metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified"
         );
-        let custom = json!({"apiVersion": "example.org/v1", "kind": "Widget", "metadata": {"name": "a", "finalizers": ["x"]}});
+        let custom =
+            json!({"apiVersion": "example.org/v1", "kind": "Widget", "metadata": {"name": "a", "finalizers": ["x"]}});
         assert!(told(custom, false).is_empty());
     }
 
@@ -301,8 +309,10 @@ mod tests {
 
     #[test]
     fn updates_keep_identity() {
-        let old = pod(json!({"name": "a", "uid": "1", "resourceVersion": "5", "deletionTimestamp": "2026-01-01T00:00:00Z"}));
-        let new = pod(json!({"name": "a", "uid": "2", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/y"]}));
+        let old =
+            pod(json!({"name": "a", "uid": "1", "resourceVersion": "5", "deletionTimestamp": "2026-01-01T00:00:00Z"}));
+        let new =
+            pod(json!({"name": "a", "uid": "2", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x/y"]}));
         let errors: Vec<String> = validate_object_meta_update(&new, &old).iter().map(ToString::to_string).collect();
         assert_eq!(
             errors,

@@ -14,7 +14,8 @@ const LABEL_MESSAGE: &str = "a lowercase RFC 1123 label must consist of lower ca
 const SUBDOMAIN_MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
 const LABEL_1035_MESSAGE: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character";
 const QUALIFIED_FORM: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
-const QUALIFIED_MESSAGE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+const QUALIFIED_MESSAGE: &str =
+    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
 /// Upstream's `MaxLenError`.
 pub fn max_len_error(max: usize) -> String {
@@ -199,7 +200,9 @@ pub fn c_identifier(value: &str) -> Option<String> {
 /// The name of an environment variable: any printable ASCII but `=` (the rule since v1.34).
 pub fn env_var_name(value: &str) -> Option<String> {
     let good = !value.is_empty() && value.bytes().all(|c| (0x20..=0x7e).contains(&c) && c != b'=');
-    (!good).then(|| "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned())
+    (!good).then(|| {
+        "a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()
+    })
 }
 
 /// The name of a port: an IANA service name.

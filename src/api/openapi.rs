@@ -28,8 +28,7 @@ pub fn v3_index(resources: &[Arc<Resource>]) -> Value {
 
 /// As [`v3_index`], with the schemas of custom resources.
 pub fn v3_index_with(resources: &[Arc<Resource>], custom: &CustomSchemas) -> Value {
-    let groups: BTreeSet<(&str, &str)> =
-        resources.iter().map(|r| (r.group.as_str(), r.version.as_str())).collect();
+    let groups: BTreeSet<(&str, &str)> = resources.iter().map(|r| (r.group.as_str(), r.version.as_str())).collect();
     let paths: Map<String, Value> = groups
         .into_iter()
         .map(|(group, version)| {
@@ -68,8 +67,7 @@ pub fn v3_with(group: &str, version: &str, resources: &[Arc<Resource>], custom: 
         resources.iter().filter(|r| r.group == group && r.version == version).cloned().collect();
     let paths = operations::paths(&mine);
     let definitions = schemas::reachable(&paths, &mine, custom, schemas::to_v3);
-    let paths: Map<String, Value> =
-        paths.into_iter().map(|(path, item)| (path, operations::to_v3(item))).collect();
+    let paths: Map<String, Value> = paths.into_iter().map(|(path, item)| (path, operations::to_v3(item))).collect();
     json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},

@@ -381,7 +381,10 @@ mod tests {
         let metadata = [sub(1, b"a"), sub(2, b""), sub(8, b"")].concat();
         let raw = [sub(1, &metadata), sub(2, &[sub(1, b"k"), sub(2, b"v")].concat())].concat();
         let decoded = decode(&body("v1", "ConfigMap", &raw)).unwrap();
-        assert_eq!(decoded, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}}));
+        assert_eq!(
+            decoded,
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}})
+        );
     }
 
     #[test]

@@ -276,10 +276,7 @@ fn autoscaling(all: &mut Vec<Entry>) {
             .in_all()
             .status()
     };
-    all.extend([
-        hpa("v2"),
-        hpa("v1").stored_as("autoscaling", "v2", convert::AUTOSCALER_V1),
-    ]);
+    all.extend([hpa("v2"), hpa("v1").stored_as("autoscaling", "v2", convert::AUTOSCALER_V1)]);
 }
 
 fn batch(all: &mut Vec<Entry>) {
@@ -329,10 +326,11 @@ fn small_groups(all: &mut Vec<Entry>) {
         namespaced("coordination.k8s.io", "v1", "Lease", "leases"),
         cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses"),
         namespaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation(),
-        namespaced("events.k8s.io", "v1", "Event", "events")
-            .short(&["ev"])
-            .fields(EVENT_V1_FIELDS)
-            .stored_as("", "v1", convert::EVENTS_V1),
+        namespaced("events.k8s.io", "v1", "Event", "events").short(&["ev"]).fields(EVENT_V1_FIELDS).stored_as(
+            "",
+            "v1",
+            convert::EVENTS_V1,
+        ),
     ]);
 }
 

@@ -125,7 +125,12 @@ impl TypeRef {
     /// An object of which only `apiVersion`, `kind` and `metadata` are checked; all else is kept.
     pub fn any_object() -> TypeRef {
         static OBJECT: LazyLock<TypeRef> = LazyLock::new(|| {
-            TypeRef::custom("", "", "", &serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}))
+            TypeRef::custom(
+                "",
+                "",
+                "",
+                &serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+            )
         });
         OBJECT.clone()
     }

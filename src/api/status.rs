@@ -82,18 +82,13 @@ pub fn qualified(group: &str, resource: &str) -> String {
 impl Status {
     /// A failure with the given code, reason and message, without details.
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Status {
-        Status {
-            status: "Failure".into(),
-            message: message.into(),
-            reason: reason.into(),
-            details: None,
-            code,
-        }
+        Status { status: "Failure".into(), message: message.into(), reason: reason.into(), details: None, code }
     }
 
     /// The wire form with `kind` and `apiVersion`.
     pub fn to_value(&self) -> Value {
-        let mut v = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": self.status, "code": self.code});
+        let mut v =
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": self.status, "code": self.code});
         if !self.message.is_empty() {
             v["message"] = json!(self.message);
         }
@@ -107,13 +102,15 @@ impl Status {
     }
 
     fn about(mut self, group: &str, resource: &str, name: &str) -> Status {
-        self.details = Some(Details { name: name.into(), group: group.into(), kind: resource.into(), ..Default::default() });
+        self.details =
+            Some(Details { name: name.into(), group: group.into(), kind: resource.into(), ..Default::default() });
         self
     }
 
     /// 404: the object does not exist.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Status {
-        Status::new(404, "NotFound", format!("{} {name:?} not found", qualified(group, resource))).about(group, resource, name)
+        Status::new(404, "NotFound", format!("{} {name:?} not found", qualified(group, resource)))
+            .about(group, resource, name)
     }
 
     /// 404 for a path or resource that the server does not serve.
@@ -190,7 +187,8 @@ impl Status {
 
     /// 405.
     pub fn method_not_allowed() -> Status {
-        let mut s = Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+        let mut s =
+            Status::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
         s.details = Some(Details::default());
         s
     }

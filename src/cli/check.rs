@@ -25,7 +25,12 @@ fn program(name: &str) -> Option<PathBuf> {
 
 /// The command that installs a package on this distribution.
 fn install(package: &str) -> String {
-    let managers = [("apt-get", "apt-get install -y"), ("dnf", "dnf install -y"), ("apk", "apk add"), ("zypper", "zypper install -y")];
+    let managers = [
+        ("apt-get", "apt-get install -y"),
+        ("dnf", "dnf install -y"),
+        ("apk", "apk add"),
+        ("zypper", "zypper install -y"),
+    ];
     match managers.iter().find(|(m, _)| program(m).is_some()) {
         Some((_, command)) => format!("install it: {command} {package}"),
         None => format!("install the package {package}"),
@@ -39,11 +44,14 @@ fn need(what: &'static str, names: &[&str], package: &str) -> Finding {
 
 fn findings() -> Vec<Finding> {
     let root = nix::unistd::geteuid().is_root();
-    let cgroups = ["/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/memory"].into_iter().find(|p| Path::new(p).exists());
+    let cgroups =
+        ["/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/memory"].into_iter().find(|p| Path::new(p).exists());
     let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let overlay = filesystems.lines().any(|l| l.trim_start_matches("nodev").trim() == "overlay");
     vec![
-        Finding { what: "root", state: if root { Ok("yes".into()) } else { Err("run as root: sudo sampan …".into()) } },
+        Finding {
+            what: "root", state: if root { Ok("yes".into()) } else { Err("run as root: sudo sampan …".into()) }
+        },
         need("containerd", &["containerd"], "containerd"),
         need("OCI runtime", &["runc", "crun"], "runc"),
         need("nftables", &["nft"], "nftables"),

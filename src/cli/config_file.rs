@@ -61,7 +61,10 @@ fn files(path: &Path, explicit: bool) -> Result<Vec<PathBuf>> {
     }
     let directory = PathBuf::from(format!("{}.d", path.display()));
     if let Ok(entries) = std::fs::read_dir(&directory) {
-        let mut more: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "yaml")).collect();
+        let mut more: Vec<PathBuf> = entries
+            .filter_map(|e| Some(e.ok()?.path()))
+            .filter(|p| p.extension().is_some_and(|e| e == "yaml"))
+            .collect();
         more.sort();
         list.extend(more);
     }

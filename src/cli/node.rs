@@ -146,7 +146,10 @@ impl Node {
             c.resolv_conf = flags.resolv_conf;
             c.cgroup_parent = flags.cgroup_root;
             c.container_runtime_endpoint = flags.container_runtime_endpoint;
-            c.kubelet_bind = SocketAddr::new(if ip.is_ipv4() { [0, 0, 0, 0].into() } else { IpAddr::from([0u16; 8]) }, flags.kubelet_port);
+            c.kubelet_bind = SocketAddr::new(
+                if ip.is_ipv4() { [0, 0, 0, 0].into() } else { IpAddr::from([0u16; 8]) },
+                flags.kubelet_port,
+            );
             c.max_pods = flags.max_pods;
             c
         };
@@ -165,7 +168,14 @@ impl Node {
 
     /// Starts the agent. When it fails, the process ends with its error: a node that runs no pods
     /// must not look as if it did.
-    pub fn start(self, client: Client, tls: Arc<rustls::ServerConfig>, api_server: &str, tasks: &TaskTracker, cancel: &CancellationToken) {
+    pub fn start(
+        self,
+        client: Client,
+        tls: Arc<rustls::ServerConfig>,
+        api_server: &str,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) {
         let (network, state) = watch::channel::<agent::NetworkState>(Err("the pod network is not set up".into()));
         tasks.spawn(agent::network::run(self.settings, client.clone(), network, tasks.clone(), cancel.clone()));
         let mut config = (self.config)(client, state);

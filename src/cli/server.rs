@@ -84,7 +84,11 @@ fn port_range(s: &str) -> Result<(u16, u16), String> {
 pub fn run(flags: &Flags) -> Result<()> {
     let default = if flags.debug { "debug,h2=info,hyper=info,rustls=info,sled=info" } else { "info" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("SAMPAN_LOG").unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         bail!("a second TLS provider is installed; this is an error in the build");
     }
@@ -105,7 +109,11 @@ fn check(flags: &Flags) -> Result<()> {
     }
     let prefix = flags.cluster_cidr.prefix_len();
     if flags.node_cidr_mask_size <= prefix || flags.node_cidr_mask_size > flags.cluster_cidr.max_prefix_len() {
-        bail!("--node-cidr-mask-size {} must be longer than the prefix of --cluster-cidr {}", flags.node_cidr_mask_size, flags.cluster_cidr);
+        bail!(
+            "--node-cidr-mask-size {} must be longer than the prefix of --cluster-cidr {}",
+            flags.node_cidr_mask_size,
+            flags.cluster_cidr
+        );
     }
     Ok(())
 }
@@ -118,7 +126,10 @@ fn own_address() -> Option<IpAddr> {
 }
 
 fn certificate_names(flags: &Flags, advertise: IpAddr, service: IpAddr) -> Vec<String> {
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).to_vec();
+    let mut names: Vec<String> =
+        ["localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+            .map(str::to_owned)
+            .to_vec();
     names.push(format!("kubernetes.default.svc.{}", flags.cluster_domain));
     names.extend([advertise.to_string(), service.to_string()]);
     if !flags.bind_address.is_unspecified() {
@@ -145,11 +156,13 @@ async fn serve(flags: &Flags) -> Result<()> {
     if fresh {
         eprintln!("Setting up a new cluster in {} …", flags.data_dir.display());
     }
-    std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}; choose another place with --data-dir", data.display()))?;
+    std::fs::create_dir_all(&data)
+        .with_context(|| format!("cannot create {}; choose another place with --data-dir", data.display()))?;
     // The port first: a second server must not touch anything.
     let address = SocketAddr::new(flags.bind_address, flags.https_listen_port);
-    let listener = server::serving::bind(address)
-        .with_context(|| format!("cannot listen on {address}; is another server running? Choose another port with --https-listen-port"))?;
+    let listener = server::serving::bind(address).with_context(|| {
+        format!("cannot listen on {address}; is another server running? Choose another port with --https-listen-port")
+    })?;
     let port = listener.local_addr().context("cannot read the address that is listened on")?.port();
     let durable = DurableStore::open(store::Options::new(data.join("db"))).context("cannot open the store")?;
     let store: Arc<dyn Store> = Arc::new(durable);
@@ -229,7 +242,13 @@ async fn renewal(path: PathBuf, url: String, pki: Arc<Pki>, cancel: Cancellation
     }
 }
 
-fn start_controllers(flags: &Flags, api: &Arc<server::Server>, pki: &Pki, tasks: &TaskTracker, cancel: &CancellationToken) {
+fn start_controllers(
+    flags: &Flags,
+    api: &Arc<server::Server>,
+    pki: &Pki,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) {
     let manager = api.client(User::authenticated("system:kube-controller-manager", &["system:masters"]));
     let informers = Informers::new(manager, tasks.clone(), cancel.clone());
     let own = api.clone();

@@ -50,10 +50,14 @@ pub fn run(flags: &Flags) -> Result<()> {
         return Ok(());
     }
     if flags.yes && paths.data().exists() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
         runtime.block_on(agent::containerd::stop_all(&paths, &flags.cgroup_root));
         println!("ended pods and containerd");
-        runtime.block_on(agent::network::remove_all()).map_err(anyhow::Error::msg).context("the network was not removed")?;
+        runtime
+            .block_on(agent::network::remove_all())
+            .map_err(anyhow::Error::msg)
+            .context("the network was not removed")?;
         println!("removed links and rules");
     }
     for path in &targets {

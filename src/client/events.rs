@@ -135,11 +135,7 @@ impl Writer {
         let object_name = note.about.name.clone().unwrap_or_default();
         let name = format!("{object_name}.{:x}", now.as_nanosecond());
         let event = Event {
-            metadata: ObjectMeta {
-                name: Some(name.clone()),
-                namespace: Some(namespace.clone()),
-                ..Default::default()
-            },
+            metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.clone()), ..Default::default() },
             involved_object: note.about.clone(),
             reason: Some(note.reason.clone()),
             message: Some(note.message.clone()),

@@ -49,7 +49,8 @@ impl Controller for Aggregation {
         let mut rules: Vec<PolicyRule> = Vec::new();
         for s in rule.cluster_role_selectors.iter().flatten() {
             let selector = selector(s)?;
-            let mut parts: Vec<_> = self.roles.objects().into_iter().filter(|o| selector.matches(&o.meta().labels)).collect();
+            let mut parts: Vec<_> =
+                self.roles.objects().into_iter().filter(|o| selector.matches(&o.meta().labels)).collect();
             parts.sort_by(|a, b| a.meta().name.cmp(&b.meta().name));
             for o in parts.iter().filter(|o| o.meta().name != key) {
                 for r in o.typed::<ClusterRole>()?.rules.iter().flatten() {

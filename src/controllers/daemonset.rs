@@ -116,8 +116,10 @@ fn pin(spec: &mut PodSpec, node: &str) {
         operator: "In".into(),
         values: Some(vec![node.to_owned()]),
     };
-    let affinity = spec.affinity.get_or_insert_with(Affinity::default).node_affinity.get_or_insert_with(NodeAffinity::default);
-    let required = affinity.required_during_scheduling_ignored_during_execution.get_or_insert_with(NodeSelector::default);
+    let affinity =
+        spec.affinity.get_or_insert_with(Affinity::default).node_affinity.get_or_insert_with(NodeAffinity::default);
+    let required =
+        affinity.required_during_scheduling_ignored_during_execution.get_or_insert_with(NodeSelector::default);
     if required.node_selector_terms.is_empty() {
         required.node_selector_terms.push(NodeSelectorTerm::default());
     }
@@ -134,7 +136,11 @@ fn target(pod: &Pod) -> String {
     let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref()).and_then(|a| a.node_affinity.as_ref());
     let terms = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     let fields = terms.into_iter().flat_map(|t| &t.node_selector_terms).flat_map(|t| t.match_fields.iter().flatten());
-    fields.filter(|f| f.key == "metadata.name").flat_map(|f| f.values.clone().unwrap_or_default()).next().unwrap_or_default()
+    fields
+        .filter(|f| f.key == "metadata.name")
+        .flat_map(|f| f.values.clone().unwrap_or_default())
+        .next()
+        .unwrap_or_default()
 }
 
 fn limit(v: Option<&IntOrString>, total: usize, default: usize) -> usize {
@@ -184,7 +190,12 @@ impl DaemonSetController {
         let keep = set.spec.as_ref().and_then(|s| s.revision_history_limit).unwrap_or(10).max(0) as usize;
         let mut old: Vec<_> = known.iter().collect();
         old.sort_by_key(|r| r.revision);
-        let in_use: Vec<String> = self.pods.by_index(runtime::BY_CONTROLLER, uid(set)).iter().filter_map(|o| o.meta().labels.get(HASH).cloned()).collect();
+        let in_use: Vec<String> = self
+            .pods
+            .by_index(runtime::BY_CONTROLLER, uid(set))
+            .iter()
+            .filter_map(|o| o.meta().labels.get(HASH).cloned())
+            .collect();
         old.retain(|r| !in_use.contains(pods::labels(&***r).get(HASH).unwrap_or(&String::new())));
         let surplus = old.len().saturating_sub(keep);
         for r in &old[..surplus] {
@@ -193,7 +204,13 @@ impl DaemonSetController {
         Ok(hash)
     }
 
-    async fn create(&self, set: &DaemonSet, template: &PodTemplateSpec, hash: &str, nodes: &[String]) -> Result<(), Status> {
+    async fn create(
+        &self,
+        set: &DaemonSet,
+        template: &PodTemplateSpec,
+        hash: &str,
+        nodes: &[String],
+    ) -> Result<(), Status> {
         let make = |node: &String| {
             let mut pod = pods::pod_from_template(template, namespace(set), name(set), pods::controller_ref(set));
             let labels = pod.metadata.labels.get_or_insert_default();
@@ -272,7 +289,8 @@ impl Controller for DaemonSetController {
             let (run, stay) = decide(&pod_spec, &node);
             let mut here = by_node.remove(name(&*node)).unwrap_or_default();
             // Finished pods make room for new ones.
-            let (active, finished): (Vec<_>, Vec<_>) = here.drain(..).partition(|p| is_active(p) || p.metadata.deletion_timestamp.is_some());
+            let (active, finished): (Vec<_>, Vec<_>) =
+                here.drain(..).partition(|p| is_active(p) || p.metadata.deletion_timestamp.is_some());
             doomed.extend(finished.into_iter().filter(|_| run || !stay));
             let mut live: Vec<Arc<Pod>> = active.into_iter().filter(|p| is_active(p)).collect();
             live.sort_by_key(|p| p.metadata.creation_timestamp.as_ref().map(|Time(t)| t.as_nanosecond()));
@@ -316,7 +334,11 @@ impl Controller for DaemonSetController {
         let rolling = spec.update_strategy.as_ref().and_then(|u| u.type_.as_deref()) != Some("OnDelete");
         let total = status.desired_number_scheduled as usize;
         if rolling {
-            let max = spec.update_strategy.as_ref().and_then(|u| u.rolling_update.as_ref()).and_then(|r| r.max_unavailable.as_ref());
+            let max = spec
+                .update_strategy
+                .as_ref()
+                .and_then(|u| u.rolling_update.as_ref())
+                .and_then(|r| r.max_unavailable.as_ref());
             let max = limit(max, total, 1).max(1);
             let mut room = max.saturating_sub(total - available_now);
             // Pods that are not available cost nothing to replace.
@@ -339,7 +361,9 @@ impl Controller for DaemonSetController {
         if set.status.as_ref() != Some(&status) {
             let patch = json!({"status": status});
             pods::ignore_absent(
-                self.client.patch::<DaemonSet>(namespace(&*set), name(&*set), "status", client::PatchKind::Merge, &patch).await,
+                self.client
+                    .patch::<DaemonSet>(namespace(&*set), name(&*set), "status", client::PatchKind::Merge, &patch)
+                    .await,
             )?;
         }
         created?;

@@ -66,7 +66,9 @@ pub fn start(context: &Context) {
             if c.new.is_some() {
                 return;
             }
-            let Some(owner) = m.owner_references.iter().find(|r| r.controller && r.kind == "ReplicaSet") else { return };
+            let Some(owner) = m.owner_references.iter().find(|r| r.controller && r.kind == "ReplicaSet") else {
+                return;
+            };
             if let Some(set) = sets.object(&api::key_of(&m.namespace, &owner.name))
                 && let Some(d) = set.meta().owner_references.iter().find(|r| r.controller)
             {
@@ -221,7 +223,9 @@ impl DeploymentController {
         sets.sort_by_key(|r| created(r));
         let new = sets
             .iter()
-            .find(|r| r.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| same_template(t, &spec.template)))
+            .find(|r| {
+                r.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| same_template(t, &spec.template))
+            })
             .cloned();
         let old = sets.into_iter().filter(|r| new.as_ref().is_none_or(|n| n.metadata.uid != r.metadata.uid)).collect();
         Ok(View { deployment: d, new, old })
@@ -276,7 +280,12 @@ impl DeploymentController {
         let collisions = d.status.as_ref().and_then(|s| s.collision_count);
         let hash = pods::template_hash(&spec.template, collisions);
         let mut template = spec.template.clone();
-        template.metadata.get_or_insert_default().labels.get_or_insert_default().insert(HASH_LABEL.into(), hash.clone());
+        template
+            .metadata
+            .get_or_insert_default()
+            .labels
+            .get_or_insert_default()
+            .insert(HASH_LABEL.into(), hash.clone());
         let mut selector = spec.selector.clone();
         selector.match_labels.get_or_insert_default().insert(HASH_LABEL.into(), hash.clone());
         let size = if is_rolling(&d) {
@@ -312,12 +321,26 @@ impl DeploymentController {
             }
             Err(s) if s.is_already_exists() => {
                 // Ours, not yet in the cache, or a collision of hashes: then another hash next time.
-                let existing = self.client.get::<ReplicaSet>(namespace(&*d), rs.metadata.name.as_deref().unwrap_or_default()).await?;
-                let ours = existing.metadata.owner_references.iter().flatten().any(|r| Some(&r.uid) == d.metadata.uid.as_ref());
-                let same = existing.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| same_template(t, &spec.template));
+                let existing = self
+                    .client
+                    .get::<ReplicaSet>(namespace(&*d), rs.metadata.name.as_deref().unwrap_or_default())
+                    .await?;
+                let ours = existing
+                    .metadata
+                    .owner_references
+                    .iter()
+                    .flatten()
+                    .any(|r| Some(&r.uid) == d.metadata.uid.as_ref());
+                let same = existing
+                    .spec
+                    .as_ref()
+                    .and_then(|s| s.template.as_ref())
+                    .is_some_and(|t| same_template(t, &spec.template));
                 if !(ours && same) {
                     let patch = json!({"status": {"collisionCount": collisions.unwrap_or(0) + 1}});
-                    self.client.patch::<Deployment>(namespace(&*d), name(&*d), "status", PatchKind::Merge, &patch).await?;
+                    self.client
+                        .patch::<Deployment>(namespace(&*d), name(&*d), "status", PatchKind::Merge, &patch)
+                        .await?;
                 }
                 Err(Status::stale("apps", "replicasets", rs.metadata.name.as_deref().unwrap_or_default()))
             }
@@ -359,7 +382,8 @@ impl DeploymentController {
     /// Whether the deployment's size has changed since its sets were last scaled.
     fn is_scaling(&self, v: &View) -> bool {
         v.all().filter(|r| replicas(r) > 0).any(|r| {
-            let desired = r.metadata.annotations.as_ref().and_then(|a| a.get(DESIRED)).and_then(|d| d.parse::<i32>().ok());
+            let desired =
+                r.metadata.annotations.as_ref().and_then(|a| a.get(DESIRED)).and_then(|d| d.parse::<i32>().ok());
             desired.is_some_and(|d| d != v.wanted())
         })
     }
@@ -435,8 +459,11 @@ impl DeploymentController {
 
     async fn clean_up(&self, v: &View) -> Result<(), Status> {
         let Some(limit) = v.deployment.spec.as_ref().and_then(|s| s.revision_history_limit) else { return Ok(()) };
-        let mut idle: Vec<&Arc<ReplicaSet>> =
-            v.old.iter().filter(|r| replicas(r) == 0 && actual(r) == 0 && r.metadata.deletion_timestamp.is_none()).collect();
+        let mut idle: Vec<&Arc<ReplicaSet>> = v
+            .old
+            .iter()
+            .filter(|r| replicas(r) == 0 && actual(r) == 0 && r.metadata.deletion_timestamp.is_none())
+            .collect();
         idle.sort_by_key(|r| revision(&r.metadata));
         let surplus = idle.len().saturating_sub(limit.max(0) as usize);
         for rs in &idle[..surplus] {
@@ -469,31 +496,54 @@ impl DeploymentController {
             || available_now > before.available_replicas.unwrap_or(0);
         let deadline = d.spec.as_ref().and_then(|s| s.progress_deadline_seconds).filter(|s| *s != i32::MAX);
         let set_name = v.new.as_ref().map(|r| name(&**r).to_owned());
-        let subject = set_name.as_ref().map_or_else(
-            || format!("Deployment {:?}", name(&**d)),
-            |n| format!("ReplicaSet {n:?}"),
-        );
+        let subject =
+            set_name.as_ref().map_or_else(|| format!("Deployment {:?}", name(&**d)), |n| format!("ReplicaSet {n:?}"));
         let progressing = conditions.iter().find(|c| c.type_ == "Progressing").cloned();
         if d.spec.as_ref().and_then(|s| s.paused).unwrap_or(false) {
             let c = condition("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused".into(), now);
             set_condition(&mut conditions, c, false);
         } else if complete {
-            let c = condition("Progressing", "True", "NewReplicaSetAvailable", format!("{subject} has successfully progressed."), now);
+            let c = condition(
+                "Progressing",
+                "True",
+                "NewReplicaSetAvailable",
+                format!("{subject} has successfully progressed."),
+                now,
+            );
             set_condition(&mut conditions, c, false);
-        } else if progressed || progressing.as_ref().is_none_or(|c| matches!(c.reason.as_deref(), Some("NewReplicaSetAvailable" | "DeploymentPaused"))) {
+        } else if progressed
+            || progressing
+                .as_ref()
+                .is_none_or(|c| matches!(c.reason.as_deref(), Some("NewReplicaSetAvailable" | "DeploymentPaused")))
+        {
             let c = condition("Progressing", "True", "ReplicaSetUpdated", format!("{subject} is progressing."), now);
             set_condition(&mut conditions, c, true);
         } else if let (Some(limit), Some(p)) = (deadline, progressing) {
             let since = p.last_update_time.as_ref().map_or(now, |Time(t)| *t);
             if now.as_second() - since.as_second() >= i64::from(limit) {
-                let c = condition("Progressing", "False", "ProgressDeadlineExceeded", format!("{subject} has timed out progressing."), now);
+                let c = condition(
+                    "Progressing",
+                    "False",
+                    "ProgressDeadlineExceeded",
+                    format!("{subject} has timed out progressing."),
+                    now,
+                );
                 set_condition(&mut conditions, c, false);
             }
         }
-        let failure = v.all().flat_map(|r| r.status.iter().flat_map(|s| s.conditions.iter().flatten())).find(|c| c.type_ == "ReplicaFailure");
+        let failure = v
+            .all()
+            .flat_map(|r| r.status.iter().flat_map(|s| s.conditions.iter().flatten()))
+            .find(|c| c.type_ == "ReplicaFailure");
         conditions.retain(|c| c.type_ != "ReplicaFailure" || failure.is_some());
         if let Some(f) = failure {
-            let c = condition("ReplicaFailure", "True", f.reason.as_deref().unwrap_or_default(), f.message.clone().unwrap_or_default(), now);
+            let c = condition(
+                "ReplicaFailure",
+                "True",
+                f.reason.as_deref().unwrap_or_default(),
+                f.message.clone().unwrap_or_default(),
+                now,
+            );
             set_condition(&mut conditions, c, false);
         }
         DeploymentStatus {
@@ -502,7 +552,9 @@ impl DeploymentController {
             updated_replicas: Some(updated),
             ready_replicas: Some(ready),
             available_replicas: Some(available_now),
-            unavailable_replicas: Some((v.all().map(|r| replicas(r)).sum::<i32>().max(v.wanted()) - available_now).max(0)),
+            unavailable_replicas: Some(
+                (v.all().map(|r| replicas(r)).sum::<i32>().max(v.wanted()) - available_now).max(0),
+            ),
             collision_count: before.collision_count,
             terminating_replicas: None,
             conditions: Some(conditions),
@@ -577,10 +629,16 @@ impl Controller for DeploymentController {
         let before = d.status.clone().unwrap_or_default();
         if status != before {
             let body = json!({"status": serde_json::to_value(&status).map_err(Status::internal)?});
-            pods::ignore_absent(self.client.patch::<Deployment>(namespace(&*d), name(&*d), "status", PatchKind::Merge, &body).await)?;
+            pods::ignore_absent(
+                self.client.patch::<Deployment>(namespace(&*d), name(&*d), "status", PatchKind::Merge, &body).await,
+            )?;
         }
         // Only time tells when progress is overdue.
-        let open = status.conditions.iter().flatten().find(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("ReplicaSetUpdated"));
+        let open = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("ReplicaSetUpdated"));
         let deadline = d.spec.as_ref().and_then(|s| s.progress_deadline_seconds).filter(|s| *s != i32::MAX);
         if let (Some(c), Some(limit)) = (open, deadline) {
             let since = c.last_update_time.as_ref().map_or(0, |Time(t)| t.as_second());

@@ -97,7 +97,8 @@ pub fn start(context: &Context) {
         let queue = queue.clone();
         slices.on_change(move |c| {
             let m = c.object().meta();
-            if let (Some(s), Some(MANAGER)) = (m.labels.get(SERVICE_NAME), m.labels.get(MANAGED_BY).map(String::as_str)) {
+            if let (Some(s), Some(MANAGER)) = (m.labels.get(SERVICE_NAME), m.labels.get(MANAGED_BY).map(String::as_str))
+            {
                 queue.add(api::key_of(&m.namespace, s));
             }
         });
@@ -116,9 +117,11 @@ pub(crate) fn target_port(port: &api::k8s::core::v1::ServicePort, pod: &Pod) -> 
         Some(IntOrString::String(wanted)) => {
             let spec = pod.spec.as_ref()?;
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+            let sidecars =
+                spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
             let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
-            let mut fits = ports.filter(|p| p.name.as_deref() == Some(wanted) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
+            let mut fits = ports
+                .filter(|p| p.name.as_deref() == Some(wanted) && p.protocol.as_deref().unwrap_or("TCP") == protocol);
             fits.next().map(|p| p.container_port)
         }
     }

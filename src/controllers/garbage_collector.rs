@@ -104,7 +104,12 @@ async fn resources(client: &Client) -> Result<Vec<(Gvr, String, bool)>, Status> 
     let all = discover(client, false).await?;
     // Events own nothing and are owned by nobody; they are many.
     let all = all.into_iter().filter(|(g, _)| g.plural != "events");
-    Ok(all.map(|(g, kind)| { let n = namespaced.contains(&g); (g, kind, n) }).collect())
+    Ok(all
+        .map(|(g, kind)| {
+            let n = namespaced.contains(&g);
+            (g, kind, n)
+        })
+        .collect())
 }
 
 fn watch_all(context: &Context, client: Client, found: Vec<(Gvr, String, bool)>) {
@@ -230,7 +235,11 @@ impl GarbageCollector {
                 self.disown(&p, &d, &this).await?;
             }
             // A dependent that the cache does not show yet would be deleted after all.
-            if self.read_dependents(&m.uid).iter().any(|(_, d)| d.meta().owner_references.iter().any(|r| r.uid == m.uid)) {
+            if self
+                .read_dependents(&m.uid)
+                .iter()
+                .any(|(_, d)| d.meta().owner_references.iter().any(|r| r.uid == m.uid))
+            {
                 return Err(Status::stale(&place.gvr.group, &place.gvr.plural, &place.name));
             }
             return self.drop_finalizer(place, object, ORPHAN).await;
@@ -282,7 +291,9 @@ impl GarbageCollector {
         // Foreground: this one's own dependents first, unless it is part of a circle, which
         // would wait for itself for ever.
         let dependents = self.read_dependents(&m.uid);
-        let circle = dependents.iter().any(|(_, d)| d.meta().deletion_timestamp.is_some() && d.meta().finalizers.iter().any(|f| f == FOREGROUND));
+        let circle = dependents
+            .iter()
+            .any(|(_, d)| d.meta().deletion_timestamp.is_some() && d.meta().finalizers.iter().any(|f| f == FOREGROUND));
         if circle {
             let owners = waiting.iter().copied().collect();
             self.unblock(place, object, &owners).await?;

@@ -48,12 +48,8 @@ pub fn start(context: &Context) {
     let queue = Queue::default();
     runtime::enqueue_own(&jobs, &queue);
     runtime::enqueue_controller::<Job>(&pods, &queue);
-    let controller = JobController {
-        recorder: context.recorder(&client, NAME),
-        client,
-        jobs: jobs.clone(),
-        pods: pods.clone(),
-    };
+    let controller =
+        JobController { recorder: context.recorder(&client, NAME), client, jobs: jobs.clone(), pods: pods.clone() };
     runtime::run(context, Arc::new(controller), queue, vec![jobs, pods], 4);
 }
 
@@ -130,7 +126,9 @@ impl JobController {
             return Ok(());
         }
         let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
-        pods::ignore_absent(self.client.patch::<Pod>(namespace(pod), name(pod), "", PatchKind::Strategic, &patch).await)?;
+        pods::ignore_absent(
+            self.client.patch::<Pod>(namespace(pod), name(pod), "", PatchKind::Strategic, &patch).await,
+        )?;
         Ok(())
     }
 
@@ -197,7 +195,13 @@ impl JobController {
     }
 
     /// Ends a job: its pods go, its finalizers too.
-    async fn finish(&self, job: &Job, members: &[Arc<Pod>], mut status: JobStatus, condition: JobCondition) -> Result<(), Status> {
+    async fn finish(
+        &self,
+        job: &Job,
+        members: &[Arc<Pod>],
+        mut status: JobStatus,
+        condition: JobCondition,
+    ) -> Result<(), Status> {
         for p in members.iter().filter(|p| is_active(p)) {
             pods::ignore_absent(self.client.delete::<Pod>(namespace(&**p), name(&**p)).await)?;
             self.recorder.normal(reference(job), "SuccessfulDelete", format!("Deleted pod: {}", name(&**p)));
@@ -215,7 +219,8 @@ impl JobController {
         } else {
             let target = JobCondition { type_: "FailureTarget".into(), ..condition.clone() };
             set_condition(&mut conditions, target);
-            let (reason, message) = (condition.reason.clone().unwrap_or_default(), condition.message.clone().unwrap_or_default());
+            let (reason, message) =
+                (condition.reason.clone().unwrap_or_default(), condition.message.clone().unwrap_or_default());
             self.recorder.warning(reference(job), &reason, message);
         }
         set_condition(&mut conditions, condition);
@@ -282,7 +287,9 @@ fn backoff(members: &[Arc<Pod>], failures: i32, now: Timestamp) -> Option<Durati
     }
     let ended = |p: &Pod| {
         let statuses = p.status.as_ref()?.container_statuses.as_ref()?;
-        let times = statuses.iter().filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|Time(t)| t.as_second()));
+        let times = statuses
+            .iter()
+            .filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|Time(t)| t.as_second()));
         times.max()
     };
     let last = members.iter().filter(|p| phase(p) == "Failed").filter_map(|p| ended(p)).max()?;
@@ -303,7 +310,8 @@ impl Controller for JobController {
             let (ns, job) = api::split_key(key);
             for o in self.pods.objects() {
                 let m = o.meta();
-                let orphan = m.namespace == ns && m.owner_references.iter().any(|r| r.controller && r.kind == "Job" && r.name == job);
+                let orphan = m.namespace == ns
+                    && m.owner_references.iter().any(|r| r.controller && r.kind == "Job" && r.name == job);
                 if orphan && m.finalizers.iter().any(|f| f == FINALIZER) {
                     self.release(&*o.typed::<Pod>()?).await?;
                 }
@@ -333,7 +341,10 @@ impl Controller for JobController {
         ];
         if let Some((field, _)) = unsupported.iter().find(|(_, set)| *set) {
             let message = format!("spec.{field} is not supported by this version of sampan");
-            return self.finish(&job, &members, status, condition("Failed", "True", "NotSupported", &message, now)).await.map(|()| Action::Done);
+            return self
+                .finish(&job, &members, status, condition("Failed", "True", "NotSupported", &message, now))
+                .await
+                .map(|()| Action::Done);
         }
         let suspended = spec.suspend.unwrap_or(false);
         if !suspended && status.start_time.is_none() {
@@ -345,18 +356,30 @@ impl Controller for JobController {
         let restarts: i32 = members
             .iter()
             .filter(|p| is_active(p) && pods::spec(p).and_then(|s| s.restart_policy.as_deref()) == Some("OnFailure"))
-            .flat_map(|p| p.status.iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten())))
+            .flat_map(|p| {
+                p.status.iter().flat_map(|s| {
+                    s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten())
+                })
+            })
             .map(|c| c.restart_count)
             .sum();
         if failures > limit || (restarts > 0 && restarts >= limit.max(1)) {
-            let c = condition("Failed", "True", "BackoffLimitExceeded", "Job has reached the specified backoff limit", now);
+            let c =
+                condition("Failed", "True", "BackoffLimitExceeded", "Job has reached the specified backoff limit", now);
             return self.finish(&job, &members, status, c).await.map(|()| Action::Done);
         }
         let mut again: Option<Duration> = None;
-        if let (Some(seconds), Some(Time(start)), false) = (spec.active_deadline_seconds, &status.start_time, suspended) {
+        if let (Some(seconds), Some(Time(start)), false) = (spec.active_deadline_seconds, &status.start_time, suspended)
+        {
             let left = start.as_second() + seconds - now.as_second();
             if left <= 0 {
-                let c = condition("Failed", "True", "DeadlineExceeded", "Job was active longer than specified deadline", now);
+                let c = condition(
+                    "Failed",
+                    "True",
+                    "DeadlineExceeded",
+                    "Job was active longer than specified deadline",
+                    now,
+                );
                 return self.finish(&job, &members, status, c).await.map(|()| Action::Done);
             }
             again = Some(Duration::from_secs(left as u64));
@@ -367,7 +390,8 @@ impl Controller for JobController {
             None => succeeded > 0 && active.is_empty(),
         };
         if complete {
-            let c = condition("Complete", "True", "CompletionsReached", "Reached expected number of succeeded pods", now);
+            let c =
+                condition("Complete", "True", "CompletionsReached", "Reached expected number of succeeded pods", now);
             return self.finish(&job, &members, status, c).await.map(|()| Action::Done);
         }
         let parallelism = spec.parallelism.unwrap_or(1).max(0);
@@ -410,8 +434,13 @@ impl Controller for JobController {
                     let missing = missing.saturating_sub(fresh.saturating_sub(active.len()));
                     let indexes: Vec<Option<i32>> = if indexed {
                         let done = parse_indexes(status.completed_indexes.as_deref().unwrap_or_default());
-                        let busy: BTreeSet<i32> = listed.iter().filter(|p| is_active(p)).filter_map(|p| index_of(p)).collect();
-                        (0..spec.completions.unwrap_or(0)).filter(|i| !done.contains(i) && !busy.contains(i)).take(missing).map(Some).collect()
+                        let busy: BTreeSet<i32> =
+                            listed.iter().filter(|p| is_active(p)).filter_map(|p| index_of(p)).collect();
+                        (0..spec.completions.unwrap_or(0))
+                            .filter(|i| !done.contains(i) && !busy.contains(i))
+                            .take(missing)
+                            .map(Some)
+                            .collect()
                     } else {
                         vec![None; missing]
                     };
@@ -422,7 +451,9 @@ impl Controller for JobController {
         }
         status.active = (active_count > 0).then_some(active_count);
         status.ready = Some(active.iter().filter(|p| is_ready(p)).count() as i32);
-        let leaving = members.iter().filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(phase(p), "Succeeded" | "Failed"));
+        let leaving = members
+            .iter()
+            .filter(|p| p.metadata.deletion_timestamp.is_some() && !matches!(phase(p), "Succeeded" | "Failed"));
         status.terminating = Some(leaving.count() as i32);
         status.uncounted_terminated_pods.get_or_insert_default();
         if status != before {

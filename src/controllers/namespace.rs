@@ -103,22 +103,48 @@ impl NamespaceController {
     async fn report(&self, namespace: &Namespace, left: &[(String, usize, Vec<String>)]) -> Result<(), Status> {
         let counts: Vec<String> = left.iter().map(|(r, n, _)| format!("{r} has {n} resource instances")).collect();
         let remaining = counts.join(", ");
-        let holding: Vec<String> = left.iter().flat_map(|(_, n, f)| f.iter().map(move |f| format!("{f} in {n} resource instances"))).collect();
+        let holding: Vec<String> =
+            left.iter().flat_map(|(_, n, f)| f.iter().map(move |f| format!("{f} in {n} resource instances"))).collect();
         let content = if left.is_empty() {
             condition("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed")
         } else {
-            condition("NamespaceContentRemaining", true, "SomeResourcesRemain", &format!("Some resources are remaining: {remaining}"))
+            condition(
+                "NamespaceContentRemaining",
+                true,
+                "SomeResourcesRemain",
+                &format!("Some resources are remaining: {remaining}"),
+            )
         };
         let finalizers = if holding.is_empty() {
-            condition("NamespaceFinalizersRemaining", false, "ContentHasNoFinalizers", "All content-preserving finalizers finished")
+            condition(
+                "NamespaceFinalizersRemaining",
+                false,
+                "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished",
+            )
         } else {
             let text = format!("Some content in the namespace has finalizers remaining: {}", holding.join(", "));
             condition("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", &text)
         };
         let mut wanted = vec![
-            condition("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources successfully discovered"),
-            condition("NamespaceDeletionGroupVersionParsingFailure", false, "ParsedGroupVersions", "All legacy kube types successfully parsed"),
-            condition("NamespaceDeletionContentFailure", false, "ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
+            condition(
+                "NamespaceDeletionDiscoveryFailure",
+                false,
+                "ResourcesDiscovered",
+                "All resources successfully discovered",
+            ),
+            condition(
+                "NamespaceDeletionGroupVersionParsingFailure",
+                false,
+                "ParsedGroupVersions",
+                "All legacy kube types successfully parsed",
+            ),
+            condition(
+                "NamespaceDeletionContentFailure",
+                false,
+                "ContentDeleted",
+                "All content successfully deleted, may be waiting on finalization",
+            ),
             content,
             finalizers,
         ];
@@ -126,7 +152,8 @@ impl NamespaceController {
         let mut same = have.len() >= wanted.len();
         for w in &mut wanted {
             let old = have.iter().find(|c| w["type"] == c.type_);
-            same &= old.is_some_and(|c| w["status"] == c.status && w["message"] == c.message.clone().unwrap_or_default());
+            same &=
+                old.is_some_and(|c| w["status"] == c.status && w["message"] == c.message.clone().unwrap_or_default());
             if let Some(c) = old.filter(|c| w["status"] == c.status) {
                 w["lastTransitionTime"] = json!(c.last_transition_time);
             }
@@ -161,7 +188,8 @@ impl Controller for NamespaceController {
             return Ok(Action::After(LOOK_AGAIN));
         }
         let rest: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();
-        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": key}, "spec": {"finalizers": rest}});
+        let body =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": key}, "spec": {"finalizers": rest}});
         let call = Call {
             verb: Verb::Update,
             gvr: Gvr::of::<Namespace>(),

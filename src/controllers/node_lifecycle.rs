@@ -188,7 +188,8 @@ impl NodeLifecycle {
                 continue;
             }
             let now = Time(Timestamp::now());
-            let patch = json!({"status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]}});
+            let patch =
+                json!({"status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}]}});
             pods::ignore_absent(
                 self.client.patch::<Pod>(namespace(&*pod), name(&*pod), "status", PatchKind::Strategic, &patch).await,
             )?;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Status;
 use api::k8s::core::v1::{Pod, PodSpec, PodTemplateSpec};
 use api::meta::apis::meta::v1::{LabelSelector as MetaSelector, ObjectMeta, OwnerReference, Time};
 use api::selector::LabelSelector;
-use api::Status;
 use client::api::PatchKind;
 use client::{Client, Informer, Kind};
 use jiff::Timestamp;
@@ -97,7 +97,9 @@ pub async fn claim<Owner: Kind, K: Kind>(
         }
         let reference = serde_json::to_value(controller_ref(owner)).map_err(Status::internal)?;
         let patch = json!({"metadata": {"uid": m.uid, "ownerReferences": [reference]}});
-        if let Some(k) = ignore_absent(client.patch::<K>(&m.namespace, &m.name, "", PatchKind::Strategic, &patch).await)? {
+        if let Some(k) =
+            ignore_absent(client.patch::<K>(&m.namespace, &m.name, "", PatchKind::Strategic, &patch).await)?
+        {
             claimed.push(k);
         }
     }
@@ -201,8 +203,15 @@ pub fn deletion_rank(pod: &Pod, same_node: usize) -> impl Ord + use<> {
         .and_then(|c| c.parse().ok())
         .unwrap_or(0);
     let ready = ready_since(pod);
-    let restarts: i32 =
-        pod.status.as_ref().and_then(|s| s.container_statuses.as_ref()).into_iter().flatten().map(|c| c.restart_count).max().unwrap_or(0);
+    let restarts: i32 = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.container_statuses.as_ref())
+        .into_iter()
+        .flatten()
+        .map(|c| c.restart_count)
+        .max()
+        .unwrap_or(0);
     let created = pod.metadata.creation_timestamp.as_ref().map(|Time(t)| t.as_second());
     (
         bound,

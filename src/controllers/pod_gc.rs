@@ -66,7 +66,9 @@ impl Controller for PodGc {
         if orphaned && !matches!(pods::phase(&pod), "Succeeded" | "Failed") {
             let patch = json!({"status": {"phase": "Failed"}});
             pods::ignore_absent(
-                self.client.patch::<Pod>(namespace(&*pod), name(&*pod), "status", client::PatchKind::Strategic, &patch).await,
+                self.client
+                    .patch::<Pod>(namespace(&*pod), name(&*pod), "status", client::PatchKind::Strategic, &patch)
+                    .await,
             )?;
         }
         let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid(&*pod)}});

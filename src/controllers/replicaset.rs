@@ -290,7 +290,11 @@ impl<K: Replicas> ReplicaController<K> {
             for p in &doomed {
                 let options = json!({"preconditions": {"uid": uid(&**p)}});
                 match self.client.delete_with::<Pod>(namespace(&**p), name(&**p), &options).await {
-                    Ok(()) => self.recorder.normal(reference(owner), "SuccessfulDelete", format!("Deleted pod: {}", name(&**p))),
+                    Ok(()) => self.recorder.normal(
+                        reference(owner),
+                        "SuccessfulDelete",
+                        format!("Deleted pod: {}", name(&**p)),
+                    ),
                     Err(s) => {
                         self.expectations.deleted(key, uid(&**p));
                         if !s.is_not_found() && !s.is_conflict() {

@@ -49,7 +49,11 @@ impl Controller for ServiceAccountController {
             return Ok(Action::Done);
         }
         let account = ServiceAccount {
-            metadata: ObjectMeta { name: Some("default".into()), namespace: Some(key.to_owned()), ..Default::default() },
+            metadata: ObjectMeta {
+                name: Some("default".into()),
+                namespace: Some(key.to_owned()),
+                ..Default::default()
+            },
             ..Default::default()
         };
         match self.client.create(&account).await {

@@ -58,7 +58,8 @@ pub fn start(context: &Context) {
         });
     }
     let caches = vec![nodes.clone(), pods.clone()];
-    let controller = TaintEviction { recorder: context.recorder(&client, "taint-eviction-controller"), client, nodes, pods };
+    let controller =
+        TaintEviction { recorder: context.recorder(&client, "taint-eviction-controller"), client, nodes, pods };
     runtime::run(context, Arc::new(controller), queue, caches, 4);
 }
 
@@ -122,7 +123,9 @@ mod tests {
     #[test]
     fn a_pod_goes_at_once_later_or_never() {
         let at = Time(Timestamp::from_second(100).unwrap());
-        let taint = |key: &str| vec![Taint { key: key.into(), effect: "NoExecute".into(), time_added: Some(at.clone()), value: None }];
+        let taint = |key: &str| {
+            vec![Taint { key: key.into(), effect: "NoExecute".into(), time_added: Some(at.clone()), value: None }]
+        };
         assert_eq!(due(&pod(Some(30)), &taint("k"), 105), Some(130));
         assert_eq!(due(&pod(None), &taint("k"), 105), None);
         assert_eq!(due(&pod(None), &taint("other"), 105), Some(105));

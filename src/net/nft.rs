@@ -46,9 +46,7 @@ impl Kernel {
 
     /// Rules of the network namespace at a path such as `/run/netns/NAME`.
     pub fn in_netns(path: impl Into<PathBuf>) -> Self {
-        Self {
-            netns: Some(path.into()),
-        }
+        Self { netns: Some(path.into()) }
     }
 
     fn command(&self, program: &str) -> Command {
@@ -98,11 +96,7 @@ impl Nft for Kernel {
             command.args(["--reply-src", &endpoint.addr.to_string()]);
         }
         // The program fails when no connection matched, which is as good.
-        let done = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        let done = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         if let Err(error) = done.await {
             tracing::debug!(%error, "conntrack did not run");
         }

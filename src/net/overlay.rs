@@ -28,12 +28,7 @@ pub struct Peer {
 impl Peer {
     /// A node whose tunnel has the hardware address that follows from its own.
     pub fn new(name: impl Into<String>, node_ip: IpAddr, pod_cidr: IpNet) -> Self {
-        Self {
-            name: name.into(),
-            node_ip,
-            pod_cidr,
-            mac: tunnel_mac(node_ip),
-        }
+        Self { name: name.into(), node_ip, pod_cidr, mac: tunnel_mac(node_ip) }
     }
 }
 
@@ -85,17 +80,12 @@ impl Network {
     pub async fn start(config: Config) -> Result<Self, LinkError> {
         let links = Links::open()?;
         let under = links.holding(config.node_ip).await?;
-        let room = under
-            .as_ref()
-            .map_or(1500, |l| l.mtu)
-            .saturating_sub(overhead(config.node_ip));
+        let room = under.as_ref().map_or(1500, |l| l.mtu).saturating_sub(overhead(config.node_ip));
         let mtu = config.mtu.unwrap_or(room.max(1280));
         let gateway = gateway(config.pod_cidr)
             .ok_or_else(|| LinkError::Unfit(format!("{} has no addresses", config.pod_cidr)))?;
 
-        let bridge = links
-            .bridge(&config.bridge, bridge_mac(config.node_ip), mtu)
-            .await?;
+        let bridge = links.bridge(&config.bridge, bridge_mac(config.node_ip), mtu).await?;
         links.address(bridge, gateway).await?;
         let wanted = Tunnel {
             name: &config.tunnel,
@@ -107,31 +97,17 @@ impl Network {
             mtu,
         };
         let tunnel = links.vxlan(&wanted).await?;
-        links
-            .address(tunnel, IpNet::from(config.pod_cidr.network()))
-            .await?;
+        links.address(tunnel, IpNet::from(config.pod_cidr.network())).await?;
 
         // Without the second, the proxy never sees answers between two pods
         // on the bridge; kernels without that filter have nothing to turn on.
-        sysctl(if gateway.addr().is_ipv6() {
-            "ipv6/conf/all/forwarding"
-        } else {
-            "ipv4/ip_forward"
-        })?;
-        for bridged in [
-            "bridge/bridge-nf-call-iptables",
-            "bridge/bridge-nf-call-ip6tables",
-        ] {
+        sysctl(if gateway.addr().is_ipv6() { "ipv6/conf/all/forwarding" } else { "ipv4/ip_forward" })?;
+        for bridged in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
             if let Err(error) = sysctl(bridged) {
                 tracing::warn!(%error, "services may not be reached by pods beside their endpoints");
             }
         }
-        Ok(Self {
-            config,
-            links,
-            tunnel,
-            mtu,
-        })
+        Ok(Self { config, links, tunnel, mtu })
     }
 
     /// The MTU pods must keep to.
@@ -142,10 +118,7 @@ impl Network {
     /// Makes the kernel know these peers and no others, whatever it knew.
     pub async fn sync_peers(&self, peers: &[Peer]) -> Result<(), LinkError> {
         let mine = self.config.pod_cidr.network();
-        let peers: Vec<&Peer> = peers
-            .iter()
-            .filter(|p| p.name != self.config.node_name)
-            .collect();
+        let peers: Vec<&Peer> = peers.iter().filter(|p| p.name != self.config.node_name).collect();
         let nets: BTreeMap<IpNet, &Peer> = peers.iter().map(|p| (p.pod_cidr.trunc(), *p)).collect();
         let (links, tunnel) = (&self.links, self.tunnel);
 
@@ -158,10 +131,7 @@ impl Network {
             for (addr, mac, message) in links.neighbours(tunnel, family).await? {
                 let known = |p: &&Peer| Some(p.pod_cidr.network()) == addr && Some(p.mac) == mac;
                 // What the kernel has for itself (multicast, no address) stays.
-                if mac.is_some()
-                    && addr.is_some_and(|a| !a.is_multicast())
-                    && !nets.values().any(known)
-                {
+                if mac.is_some() && addr.is_some_and(|a| !a.is_multicast()) && !nets.values().any(known) {
                     links.unneighbour(message).await?;
                 }
             }
@@ -212,22 +182,13 @@ mod tests {
 
     #[test]
     fn hardware_addresses_follow_from_the_nodes() {
-        assert_eq!(
-            tunnel_mac([10, 99, 0, 1].into()),
-            [0x0e, 0x53, 10, 99, 0, 1]
-        );
-        assert_ne!(
-            tunnel_mac("fd00::1".parse().unwrap()),
-            tunnel_mac("fd00::2".parse().unwrap())
-        );
+        assert_eq!(tunnel_mac([10, 99, 0, 1].into()), [0x0e, 0x53, 10, 99, 0, 1]);
+        assert_ne!(tunnel_mac("fd00::1".parse().unwrap()), tunnel_mac("fd00::2".parse().unwrap()));
     }
 
     fn inside<T: Send>(ns: &Netns, work: impl AsyncFnOnce() -> T + Send) -> T {
         ns.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(work())
         })
     }
@@ -245,13 +206,8 @@ mod tests {
             a = nodes[0].0,
             b = nodes[1].0
         ));
-        let of = |n: u8| {
-            Config::new(
-                format!("n{n}"),
-                [10, 99, 0, n].into(),
-                format!("10.42.{n}.0/24").parse().unwrap(),
-            )
-        };
+        let of =
+            |n: u8| Config::new(format!("n{n}"), [10, 99, 0, n].into(), format!("10.42.{n}.0/24").parse().unwrap());
         let peers = [1, 2].map(|n: u8| Peer::new(of(n).node_name, of(n).node_ip, of(n).pod_cidr));
         for (node, n) in nodes.iter().zip([1, 2]) {
             // Twice, and with a peer that goes again: the same in the end.
@@ -264,19 +220,12 @@ mod tests {
                 }
             });
             let ns = &node.0;
-            let known = sh(&format!(
-                "ip -n {ns} route; ip -n {ns} neigh; bridge -n {ns} fdb show dev sampan-vxlan"
-            ));
-            assert!(
-                !known.contains("10.42.9.") && !known.contains("10.99.0.9"),
-                "{known}"
-            );
+            let known = sh(&format!("ip -n {ns} route; ip -n {ns} neigh; bridge -n {ns} fdb show dev sampan-vxlan"));
+            assert!(!known.contains("10.42.9.") && !known.contains("10.99.0.9"), "{known}");
         }
         // The bridges' own addresses stand for pods; the packet is of full size.
         let there = nodes[1].run(|| UdpSocket::bind("10.42.2.1:7000").unwrap());
-        there
-            .set_read_timeout(Some(Duration::from_secs(2)))
-            .unwrap();
+        there.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         let here = nodes[0].run(|| UdpSocket::bind("10.42.1.1:0").unwrap());
         here.send_to(&[7; 1422], "10.42.2.1:7000").unwrap();
         let (size, from) = there.recv_from(&mut [0; 2000]).unwrap();
@@ -286,13 +235,7 @@ mod tests {
             network.remove_all().await.unwrap();
             network.remove_all().await.unwrap();
         });
-        let left = sh(&format!(
-            "ip -n {n} -o link; ip -n {n} route",
-            n = nodes[0].0
-        ));
-        assert!(
-            !left.contains("sampan") && !left.contains("10.42"),
-            "{left}"
-        );
+        let left = sh(&format!("ip -n {n} -o link; ip -n {n} route", n = nodes[0].0));
+        assert!(!left.contains("sampan") && !left.contains("10.42"), "{left}");
     }
 }

@@ -19,11 +19,7 @@ pub fn root() -> bool {
 /// Runs a command line, which must succeed.
 pub fn sh(line: &str) -> String {
     let out = Command::new("sh").args(["-ec", line]).output().unwrap();
-    assert!(
-        out.status.success(),
-        "{line}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
@@ -63,11 +59,7 @@ impl Drop for Netns {
 }
 
 pub fn config() -> Config {
-    Config::new(
-        "one",
-        "10.99.0.1".parse().unwrap(),
-        "10.42.0.0/24".parse().unwrap(),
-    )
+    Config::new("one", "10.99.0.1".parse().unwrap(), "10.42.0.0/24".parse().unwrap())
 }
 
 pub fn service(json: serde_json::Value) -> Service {

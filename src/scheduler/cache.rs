@@ -195,7 +195,8 @@ impl Cache {
 
     fn forget_confirmed(&mut self, key: &str) -> bool {
         let assumed = self.placed.get(key).and_then(|n| self.nodes.get(n)).and_then(|i| i.pods.get(key));
-        let unbound = assumed.is_some_and(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default().is_empty());
+        let unbound = assumed
+            .is_some_and(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default().is_empty());
         if unbound { false } else { self.forget(key) }
     }
 

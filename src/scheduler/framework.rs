@@ -96,7 +96,9 @@ impl Framework {
     fn best(&self, pod: &Pod, nodes: &[&NodeInfo]) -> String {
         let mut totals = vec![0i64; nodes.len()];
         for p in &self.plugins {
-            let Some(mut scores) = nodes.iter().map(|n| p.score(pod, n)).collect::<Option<Vec<i64>>>() else { continue };
+            let Some(mut scores) = nodes.iter().map(|n| p.score(pod, n)).collect::<Option<Vec<i64>>>() else {
+                continue;
+            };
             p.normalize(&mut scores);
             for (t, s) in totals.iter_mut().zip(scores) {
                 *t += s * p.weight();

@@ -201,7 +201,10 @@ impl Scheduler {
     async fn condition(&self, pod: &Pod, reason: &str, message: &str) {
         let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
         let same = conditions.into_iter().any(|c| {
-            c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)
+            c.type_ == "PodScheduled"
+                && c.status == "False"
+                && c.reason.as_deref() == Some(reason)
+                && c.message.as_deref() == Some(message)
         });
         if same {
             return;
@@ -210,7 +213,8 @@ impl Scheduler {
         let patch = json!({"status": {"conditions": [{"type": "PodScheduled", "status": "False", "reason": reason,
             "message": message, "lastProbeTime": null, "lastTransitionTime": Time(Timestamp::now())}]}});
         let (ns, name) = (m.namespace.as_deref().unwrap_or_default(), m.name.as_deref().unwrap_or_default());
-        let result: Result<Arc<Pod>, Status> = self.client.patch::<Pod>(ns, name, "status", PatchKind::Strategic, &patch).await;
+        let result: Result<Arc<Pod>, Status> =
+            self.client.patch::<Pod>(ns, name, "status", PatchKind::Strategic, &patch).await;
         if let Err(s) = result
             && !s.is_not_found()
         {

@@ -236,7 +236,8 @@ mod tests {
     use serde_json::json;
 
     fn pod(priority: i32) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": {"containers": [], "priority": priority}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "x"}, "spec": {"containers": [], "priority": priority}}))
+            .unwrap()
     }
 
     #[tokio::test(start_paused = true)]

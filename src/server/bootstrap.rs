@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use api::{Object, Resource, Status};
 use api::codec::Decoded;
+use api::{Object, Resource, Status};
 use serde_json::{Value, json};
 
 use crate::Server;
@@ -24,7 +24,9 @@ pub fn system() -> User {
 }
 
 fn documents(text: &str) -> impl Iterator<Item = &str> {
-    text.split("\n---\n").map(|d| d.trim_start_matches("---\n")).filter(|d| d.lines().any(|l| !l.starts_with('#') && !l.trim().is_empty()))
+    text.split("\n---\n")
+        .map(|d| d.trim_start_matches("---\n"))
+        .filter(|d| d.lines().any(|l| !l.starts_with('#') && !l.trim().is_empty()))
 }
 
 /// Makes sure that everything a cluster starts with is there.
@@ -43,7 +45,14 @@ pub async fn run(server: &Arc<Server>) -> Result<(), Status> {
 
 fn named(s: Status, wanted: &Value) -> Status {
     let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
-    Status { message: format!("the bootstrap object {} {name:?}: {}", wanted["kind"].as_str().unwrap_or_default(), s.message), ..s }
+    Status {
+        message: format!(
+            "the bootstrap object {} {name:?}: {}",
+            wanted["kind"].as_str().unwrap_or_default(),
+            s.message
+        ),
+        ..s
+    }
 }
 
 async fn ensure(server: &Arc<Server>, wanted: &Value) -> Result<(), Status> {
@@ -96,13 +105,18 @@ async fn add_rules(server: &Arc<Server>, resource: &Resource, current: &Object, 
         new["rules"] = Value::Array(rules);
         Ok(Decoded { value: new, unknown: Vec::new(), duplicate: Vec::new() })
     };
-    server.registry().update(&ctx, resource, "", &current.meta().name, "", false, &change).await.map_err(|s| named(s, wanted))?;
+    server
+        .registry()
+        .update(&ctx, resource, "", &current.meta().name, "", false, &change)
+        .await
+        .map_err(|s| named(s, wanted))?;
     Ok(())
 }
 
 fn resource_of(server: &Arc<Server>, v: &Value) -> Result<Arc<Resource>, Status> {
     let (api_version, kind) = (v["apiVersion"].as_str().unwrap_or_default(), v["kind"].as_str().unwrap_or_default());
-    let found = server.resources().iter().find(|r| r.api_version() == api_version && r.kind == kind && r.stored).cloned();
+    let found =
+        server.resources().iter().find(|r| r.api_version() == api_version && r.kind == kind && r.stored).cloned();
     found.ok_or_else(|| Status::internal(format!("no resource for {api_version} {kind}")))
 }
 
@@ -153,6 +167,10 @@ async fn replace(server: &Arc<Server>, wanted: &Value) -> Result<(), Status> {
         }
         api::codec::check(new, &resource.schema)
     };
-    server.registry().update(&ctx, &resource, "default", "kubernetes", "", true, &change).await.map_err(|s| named(s, wanted))?;
+    server
+        .registry()
+        .update(&ctx, &resource, "default", "kubernetes", "", true, &change)
+        .await
+        .map_err(|s| named(s, wanted))?;
     Ok(())
 }

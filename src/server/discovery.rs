@@ -118,7 +118,8 @@ pub fn resource_list(resources: &[Arc<Resource>], group: &str, version: &str) ->
         }
     }
     let gv = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    (!own.is_empty()).then(|| json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list}))
+    (!own.is_empty())
+        .then(|| json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": gv, "resources": list}))
 }
 
 fn storage_version_hash(r: &Resource) -> String {

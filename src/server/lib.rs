@@ -99,10 +99,8 @@ impl Server {
         prefixes.sort();
         prefixes.dedup();
         let caches = Caches::load(store.clone(), &prefixes).await?;
-        let by_gvr = resources
-            .iter()
-            .map(|r| ((r.group.clone(), r.version.clone(), r.plural.clone()), r.clone()))
-            .collect();
+        let by_gvr =
+            resources.iter().map(|r| ((r.group.clone(), r.version.clone(), r.plural.clone()), r.clone())).collect();
         let address = match config.advertise_address {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),

@@ -105,7 +105,8 @@ impl Local {
         if code.is_success() {
             return Ok(Arc::new(Object::from_bytes(bytes).map_err(Status::internal)?));
         }
-        Err(serde_json::from_slice::<Status>(&bytes).unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
+        Err(serde_json::from_slice::<Status>(&bytes)
+            .unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
     }
 }
 
@@ -164,7 +165,9 @@ impl client::Api for Local {
                 Ok(registry.update(&ctx, &resource, ns, name, sub, false, &change).await?.object)
             }
             Verb::Delete | Verb::DeleteCollection => {
-                let options = if body.is_empty() { Default::default() } else {
+                let options = if body.is_empty() {
+                    Default::default()
+                } else {
                     DeleteOptions::from_value(&api::codec::parse_tree(&body, false)?)?
                 };
                 Ok(registry.delete(&ctx, &resource, ns, name, &options).await?.object().clone())
@@ -205,7 +208,10 @@ impl client::Api for Local {
             };
             let initial = if start.initial { std::mem::take(&mut s.objects) } else { Default::default() };
             for (key, o) in initial.iter() {
-                if key.starts_with(&prefix) && check.selects(&resource, o) && tx.send(Ok(Event::Added(o.clone()))).await.is_err() {
+                if key.starts_with(&prefix)
+                    && check.selects(&resource, o)
+                    && tx.send(Ok(Event::Added(o.clone()))).await.is_err()
+                {
                     return;
                 }
             }
@@ -242,6 +248,7 @@ impl client::Api for Local {
         if code.is_success() {
             return Ok(bytes);
         }
-        Err(serde_json::from_slice::<Status>(&bytes).unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
+        Err(serde_json::from_slice::<Status>(&bytes)
+            .unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
     }
 }

@@ -73,7 +73,11 @@ impl Server {
             ["v3"] => {
                 let mut paths = serde_json::Map::new();
                 for r in resources.iter() {
-                    let gv = if r.group.is_empty() { format!("api/{}", r.version) } else { format!("apis/{}/{}", r.group, r.version) };
+                    let gv = if r.group.is_empty() {
+                        format!("api/{}", r.version)
+                    } else {
+                        format!("apis/{}/{}", r.group, r.version)
+                    };
                     if !paths.contains_key(&gv) {
                         let hash = hex(&sha2::Sha256::digest(format!("{}{gv}", api::VERSION)));
                         paths.insert(gv.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{gv}?hash={hash}")}));
@@ -153,10 +157,22 @@ fn version() -> Value {
 }
 
 fn paths(resources: &[Arc<api::Resource>]) -> Vec<String> {
-    let mut list: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez",
-        "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut list: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     for r in resources.iter().filter(|r| !r.group.is_empty()) {
         list.push(format!("/apis/{}", r.group));
         list.push(format!("/apis/{}/{}", r.group, r.version));

@@ -107,9 +107,7 @@ impl DeleteOptions {
         let mut propagation = text("/propagationPolicy");
         if let Some(orphan) = v.get("orphanDependents").and_then(Value::as_bool) {
             if propagation.is_some() {
-                return Err(Status::bad_request(
-                    "orphanDependents and deletionPropagation cannot be both set",
-                ));
+                return Err(Status::bad_request("orphanDependents and deletionPropagation cannot be both set"));
             }
             propagation = Some(if orphan { "Orphan" } else { "Background" }.to_owned());
         }
@@ -358,7 +356,12 @@ impl Registry {
     ///
     /// # Errors
     /// What a plugin says.
-    pub async fn admit_mutate(&self, a: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    pub async fn admit_mutate(
+        &self,
+        a: &Attributes<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
         for plugin in self.admission.get().into_iter().flatten() {
             plugin.mutate(a, object, old).await?;
         }
@@ -397,8 +400,16 @@ impl Registry {
         let mut object = accept(ctx, resource, body, &mut warnings)?;
         place(resource, &mut object, namespace, name)?;
         if let Some(m) = object["metadata"].as_object_mut() {
-            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion", "generation"] {
-                if field == "resourceVersion" && m.get(field).is_some_and(|v| v.as_str().is_some_and(|s| !s.is_empty())) {
+            for field in [
+                "deletionTimestamp",
+                "deletionGracePeriodSeconds",
+                "selfLink",
+                "managedFields",
+                "resourceVersion",
+                "generation",
+            ] {
+                if field == "resourceVersion" && m.get(field).is_some_and(|v| v.as_str().is_some_and(|s| !s.is_empty()))
+                {
                     return Err(Status::internal_plain("resourceVersion should not be set on objects to be created"));
                 }
                 m.remove(field);
@@ -503,7 +514,10 @@ impl Registry {
             let mut new = accept(ctx, resource, change(&served(resource, &old))?, &mut warnings)?;
             place(resource, &mut new, namespace, name)?;
             preconditions(resource, name, &new, &current)?;
-            let object = match self.update_once(ctx, resource, namespace, name, subresource, &current, &old, new, &mut warnings).await {
+            let object = match self
+                .update_once(ctx, resource, namespace, name, subresource, &current, &old, new, &mut warnings)
+                .await
+            {
                 Err(WriteError::Conflict) => continue,
                 Err(WriteError::Status(s)) => return Err(s),
                 Ok(object) => object,
@@ -647,7 +661,9 @@ impl Registry {
                 let last = if ctx.dry_run {
                     Some(current.clone())
                 } else {
-                    match storage::remove(&*self.store, &storage::prefix(resource), &current.key(), current.revision()).await {
+                    match storage::remove(&*self.store, &storage::prefix(resource), &current.key(), current.revision())
+                        .await
+                    {
                         Ok(revision) => Some(storage::at_revision(&current, revision)?),
                         Err(WriteError::Conflict) => None,
                         Err(WriteError::Status(s)) => return Err(s),
@@ -816,7 +832,9 @@ fn keep_system_metadata(new: &mut Value, old: &Value) {
     let Some(m) = new["metadata"].as_object_mut() else { return };
     m.remove("selfLink");
     m.remove("managedFields");
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"] {
+    for field in
+        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"]
+    {
         match old["metadata"].get(field) {
             Some(v) => m.insert(field.into(), v.clone()),
             None => m.remove(field),

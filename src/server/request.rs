@@ -72,11 +72,8 @@ pub struct RequestInfo {
 impl RequestInfo {
     /// Reads method, path and the query's `watch` and `fieldSelector`.
     pub fn new(method: &Method, path: &str, query: &Query) -> RequestInfo {
-        let mut info = RequestInfo {
-            verb: method.as_str().to_ascii_lowercase(),
-            path: path.to_owned(),
-            ..Default::default()
-        };
+        let mut info =
+            RequestInfo { verb: method.as_str().to_ascii_lowercase(), path: path.to_owned(), ..Default::default() };
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let mut rest: &[&str] = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => {
@@ -116,7 +113,13 @@ impl RequestInfo {
         }
         let watching = legacy_watch || query.flag("watch");
         info.verb = match *method {
-            Method::GET | Method::HEAD if info.name.is_empty() => if watching { "watch" } else { "list" },
+            Method::GET | Method::HEAD if info.name.is_empty() => {
+                if watching {
+                    "watch"
+                } else {
+                    "list"
+                }
+            }
             Method::GET | Method::HEAD if legacy_watch => "watch",
             Method::GET | Method::HEAD => "get",
             Method::POST => "create",
@@ -231,7 +234,17 @@ mod tests {
             (Method::GET, "/api/v1/watch/namespaces/a/pods", "watch", "", "v1", "pods", "a", "", ""),
             (Method::GET, "/api/v1/namespaces/a", "get", "", "v1", "namespaces", "a", "a", ""),
             (Method::PUT, "/api/v1/namespaces/a/finalize", "update", "", "v1", "namespaces", "a", "a", "finalize"),
-            (Method::DELETE, "/apis/apps/v1/namespaces/a/deployments", "deletecollection", "apps", "v1", "deployments", "a", "", ""),
+            (
+                Method::DELETE,
+                "/apis/apps/v1/namespaces/a/deployments",
+                "deletecollection",
+                "apps",
+                "v1",
+                "deployments",
+                "a",
+                "",
+                "",
+            ),
             (Method::GET, "/api/v1/namespaces/a/pods/b/log", "get", "", "v1", "pods", "a", "b", "log"),
             (Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Dx", "list", "", "v1", "pods", "", "x", ""),
         ];

@@ -37,7 +37,12 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Serves connections until cancelled, then gives those that are open a moment to finish.
-pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, cancel: CancellationToken) {
+pub async fn serve(
+    server: Arc<Server>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    cancel: CancellationToken,
+) {
     let connections = TaskTracker::new();
     let acceptor = TlsAcceptor::from(tls);
     loop {
@@ -61,7 +66,13 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::
     let _ = tokio::time::timeout(DRAIN, connections.wait()).await;
 }
 
-async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, tcp: TcpStream, address: SocketAddr, cancel: CancellationToken) {
+async fn connection(
+    server: Arc<Server>,
+    acceptor: TlsAcceptor,
+    tcp: TcpStream,
+    address: SocketAddr,
+    cancel: CancellationToken,
+) {
     // Interactive streams and watch events must not wait for more to send.
     let _ = tcp.set_nodelay(true);
     let tls = match tokio::time::timeout(HANDSHAKE, acceptor.accept(tcp)).await {
@@ -83,7 +94,11 @@ async fn connection(server: Arc<Server>, acceptor: TlsAcceptor, tcp: TcpStream, 
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(32));
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30))).max_concurrent_streams(250);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .max_concurrent_streams(250);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
     tokio::pin!(serving);
     tokio::select! {

@@ -173,7 +173,13 @@ impl Cache {
     ///
     /// # Errors
     /// 410 when `after` is older than the history.
-    pub fn subscribe(&self, prefix: &str, after: Revision, now: Revision, selects: Selects) -> Result<Subscription, Status> {
+    pub fn subscribe(
+        &self,
+        prefix: &str,
+        after: Revision,
+        now: Revision,
+        selects: Selects,
+    ) -> Result<Subscription, Status> {
         let mut s = self.lock();
         let mut past = Vec::new();
         if after != 0 {

@@ -23,10 +23,7 @@ use crate::manifest::Manifest;
 use crate::memory::{check_size, holds};
 use crate::{Error, Event, Expect, KeyValue, Revision, io_error, lock};
 
-const RING: RingLimits = RingLimits {
-    events: 4096,
-    bytes: 4 << 20,
-};
+const RING: RingLimits = RingLimits { events: 4096, bytes: 4 << 20 };
 /// A failed checkpoint is tried again after this long.
 const RETRY_AFTER_FAILED_CHECKPOINT_MS: u64 = 60_000;
 
@@ -191,9 +188,7 @@ impl Core {
                 self.dirty_since_ms.get_or_insert(now_ms);
                 let batch: Arc<[Event]> = events.into();
                 let newest = last + batch.len() as u64;
-                self.shared
-                    .hub
-                    .publish(&batch, self.shared.applied.load(Ordering::Acquire));
+                self.shared.hub.publish(&batch, self.shared.applied.load(Ordering::Acquire));
                 self.shared.revision.store(newest, Ordering::Release);
                 self.unapplied = Some(batch);
                 answers
@@ -218,27 +213,16 @@ impl Core {
             };
             let held = current.as_ref().map(|entry| entry.revision);
             if !holds(write.expect, held, write.value.is_some()) {
-                return Err(Error::Conflict {
-                    key: write.key.to_string(),
-                    current,
-                });
+                return Err(Error::Conflict { key: write.key.to_string(), current });
             }
             if write.value.is_none() && current.is_none() {
                 return Ok(None);
             }
         }
         let key = write.key.clone();
-        let entry = write.value.clone().map(|value| KeyValue {
-            key: key.clone(),
-            value,
-            revision,
-        });
+        let entry = write.value.clone().map(|value| KeyValue { key: key.clone(), value, revision });
         changed.insert(key.clone(), entry);
-        Ok(Some(Event {
-            revision,
-            key,
-            value: write.value.clone(),
-        }))
+        Ok(Some(Event { revision, key, value: write.value.clone() }))
     }
 
     fn make_durable(&mut self, events: &[Event], now_ms: u64) -> Result<u64, Error> {
@@ -263,11 +247,7 @@ impl Core {
             return;
         };
         let Some(last) = batch.last() else { return };
-        let _gate = self
-            .shared
-            .gate
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _gate = self.shared.gate.write().unwrap_or_else(PoisonError::into_inner);
         match self.engine.apply(&batch) {
             Ok(()) => self.shared.applied.store(last.revision, Ordering::Release),
             Err(error) => {
@@ -281,10 +261,7 @@ impl Core {
     pub(crate) fn compact(&mut self, revision: Revision) -> Result<(), Error> {
         let oldest = revision.min(self.log.last());
         if oldest > self.manifest.oldest {
-            let manifest = Manifest {
-                oldest,
-                ..self.manifest
-            };
+            let manifest = Manifest { oldest, ..self.manifest };
             manifest.write(&*self.disk)?;
             self.manifest = manifest;
         }
@@ -299,17 +276,11 @@ impl Core {
         }
         let checkpoint = self.dirty_since_ms.map(|since| {
             let regular = since.saturating_add(millis(self.limits.checkpoint_interval));
-            let due = if self.bytes_since_checkpoint >= self.limits.checkpoint_bytes {
-                since
-            } else {
-                regular
-            };
+            let due = if self.bytes_since_checkpoint >= self.limits.checkpoint_bytes { since } else { regular };
             due.max(self.retry_checkpoint_ms)
         });
         let trim = self.log.oldest_sealed_ms().map(|sealed| {
-            let due = sealed
-                .saturating_add(millis(self.limits.history_window))
-                .saturating_add(1);
+            let due = sealed.saturating_add(millis(self.limits.history_window)).saturating_add(1);
             due.max(self.retry_checkpoint_ms)
         });
         // History is trimmed together with a checkpoint, when one is due anyway.
@@ -329,11 +300,7 @@ impl Core {
 
     /// Records a checkpoint that the engine has completed, and drops what it and
     /// the history window no longer need.
-    pub(crate) fn finish_checkpoint(
-        &mut self,
-        reached: Result<Revision, Error>,
-        now_ms: u64,
-    ) -> Result<(), Error> {
+    pub(crate) fn finish_checkpoint(&mut self, reached: Result<Revision, Error>, now_ms: u64) -> Result<(), Error> {
         let finished = reached.and_then(|checkpoint| {
             let sealed_before = now_ms.saturating_sub(millis(self.limits.history_window));
             let expired = self.log.expired(sealed_before, self.limits.history_bytes);
@@ -361,8 +328,7 @@ impl Core {
     }
 
     fn drop_segments(&mut self) -> Result<(), Error> {
-        self.log
-            .drop_through(self.manifest.oldest.min(self.manifest.checkpoint))
+        self.log.drop_through(self.manifest.oldest.min(self.manifest.checkpoint))
     }
 }
 

@@ -23,12 +23,7 @@ async fn put(store: &dyn Store, key: &str, text: &str) -> Revision {
 async fn events(watch: &mut Watch, count: usize) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     while events.len() < count {
-        let batch = watch
-            .events
-            .recv()
-            .await
-            .expect("an open watch")
-            .expect("events");
+        let batch = watch.events.recv().await.expect("an open watch").expect("events");
         events.extend(batch.iter().cloned());
     }
     events
@@ -55,17 +50,9 @@ pub async fn run_restarts<F: Future<Output = Arc<dyn Store>>>(open: impl Fn() ->
     let store = open().await;
     let start = store.revision();
     for index in 0..50 {
-        put(
-            &*store,
-            &format!("restart/{:02}", index % 20),
-            &index.to_string(),
-        )
-        .await;
+        put(&*store, &format!("restart/{:02}", index % 20), &index.to_string()).await;
     }
-    store
-        .delete("restart/03", Expect::Any)
-        .await
-        .expect("delete");
+    store.delete("restart/03", Expect::Any).await.expect("delete");
     let before = store.range("", None, 0).await.expect("range");
     store.close().await.expect("close");
     drop(store);
@@ -78,25 +65,14 @@ pub async fn run_restarts<F: Future<Output = Arc<dyn Store>>>(open: impl Fn() ->
     let next = put(&*store, "restart/live", "x").await;
     assert_eq!(next, before.revision + 1, "Gapless");
     let count = (next - start - 10) as usize;
-    let seen: Vec<Revision> = events(&mut watch, count)
-        .await
-        .iter()
-        .map(|event| event.revision)
-        .collect();
-    assert_eq!(
-        seen,
-        (start + 11..=next).collect::<Vec<_>>(),
-        "HistoryAcrossRestart"
-    );
+    let seen: Vec<Revision> = events(&mut watch, count).await.iter().map(|event| event.revision).collect();
+    assert_eq!(seen, (start + 11..=next).collect::<Vec<_>>(), "HistoryAcrossRestart");
 
     store.compact(start + 20).await.expect("compact");
     store.close().await.expect("close");
     drop(store);
     let store = open().await;
-    assert!(
-        matches!(store.watch(start + 19).await, Err(Error::Compacted { .. })),
-        "a compaction outlives a restart"
-    );
+    assert!(matches!(store.watch(start + 19).await, Err(Error::Compacted { .. })), "a compaction outlives a restart");
     store.close().await.expect("close");
 }
 
@@ -129,16 +105,10 @@ pub async fn gapless_revisions(store: Arc<dyn Store>) {
 /// CompareAndSet: a write whose expectation does not hold changes nothing; of
 /// concurrent writers that expect the same, one wins.
 pub async fn compare_and_set(store: Arc<dyn Store>) {
-    let first = store
-        .put("cas", value("a"), Expect::Absent)
-        .await
-        .expect("absent");
+    let first = store.put("cas", value("a"), Expect::Absent).await.expect("absent");
     for expect in [Expect::Absent, Expect::Revision(first + 7)] {
         match store.put("cas", value("b"), expect).await {
-            Err(Error::Conflict {
-                key,
-                current: Some(current),
-            }) => {
+            Err(Error::Conflict { key, current: Some(current) }) => {
                 assert_eq!((key.as_str(), current.revision), ("cas", first));
                 assert_eq!(current.value, value("a"));
             }
@@ -153,12 +123,9 @@ pub async fn compare_and_set(store: Arc<dyn Store>) {
     let tasks: Vec<_> = (0..16)
         .map(|task| {
             let store = store.clone();
-            tokio::spawn(async move {
-                store
-                    .put("cas", value(&task.to_string()), Expect::Revision(first))
-                    .await
-                    .is_ok()
-            })
+            tokio::spawn(
+                async move { store.put("cas", value(&task.to_string()), Expect::Revision(first)).await.is_ok() },
+            )
         })
         .collect();
     let mut winners = 0;
@@ -167,36 +134,18 @@ pub async fn compare_and_set(store: Arc<dyn Store>) {
     }
     assert_eq!(winners, 1);
     assert_eq!(store.revision(), first + 1);
-    store
-        .delete("cas", Expect::Revision(first + 1))
-        .await
-        .expect("delete");
-    store
-        .put("cas", value("again"), Expect::Absent)
-        .await
-        .expect("absent again");
+    store.delete("cas", Expect::Revision(first + 1)).await.expect("delete");
+    store.put("cas", value("again"), Expect::Absent).await.expect("absent again");
 }
 
 /// CompareAndSet: deleting what is not there is a conflict unless nothing is expected.
 pub async fn deletion_of_an_absent_key(store: Arc<dyn Store>) {
     let revision = put(&*store, "a", "1").await;
-    assert_eq!(
-        store.delete("b", Expect::Any).await.expect("no change"),
-        revision
-    );
+    assert_eq!(store.delete("b", Expect::Any).await.expect("no change"), revision);
     for expect in [Expect::Absent, Expect::Revision(revision)] {
-        assert!(matches!(
-            store.delete("b", expect).await,
-            Err(Error::Conflict { current: None, .. })
-        ));
+        assert!(matches!(store.delete("b", expect).await, Err(Error::Conflict { current: None, .. })));
     }
-    assert!(matches!(
-        store.delete("a", Expect::Absent).await,
-        Err(Error::Conflict {
-            current: Some(_),
-            ..
-        })
-    ));
+    assert!(matches!(store.delete("a", Expect::Absent).await, Err(Error::Conflict { current: Some(_), .. })));
     assert_eq!(store.revision(), revision);
 }
 
@@ -210,18 +159,12 @@ pub async fn read_your_writes(store: Arc<dyn Store>) {
                 for index in 0..30 {
                     let revision = put(&*store, &key, &index.to_string()).await;
                     let read = store.get(&key).await.expect("get").expect("present");
-                    assert_eq!(
-                        (read.revision, read.value),
-                        (revision, value(&index.to_string()))
-                    );
+                    assert_eq!((read.revision, read.value), (revision, value(&index.to_string())));
                     let range = store.range(&key, None, 0).await.expect("range");
                     assert!(range.revision >= revision && store.revision() >= revision);
                     assert_eq!(range.items[0].revision, revision);
                     if index % 7 == 0 {
-                        store
-                            .delete(&key, Expect::Revision(revision))
-                            .await
-                            .expect("delete");
+                        store.delete(&key, Expect::Revision(revision)).await.expect("delete");
                         assert_eq!(store.get(&key).await.expect("get"), None);
                     }
                 }
@@ -244,10 +187,7 @@ pub async fn pages_are_complete(store: Arc<dyn Store>) {
         let mut keys = Vec::new();
         let mut after: Option<String> = None;
         loop {
-            let range = store
-                .range("page/", after.as_deref(), limit)
-                .await
-                .expect("range");
+            let range = store.range("page/", after.as_deref(), limit).await.expect("range");
             assert!(limit == 0 || range.items.len() <= limit);
             keys.extend(range.items.iter().map(|entry| entry.key.to_string()));
             if !range.more {
@@ -258,31 +198,9 @@ pub async fn pages_are_complete(store: Arc<dyn Store>) {
         let all: Vec<String> = (0..25).map(|index| format!("page/{index:02}")).collect();
         assert_eq!(keys, all, "limit {limit}");
     }
-    assert!(
-        store
-            .range("page/", Some("page/24"), 0)
-            .await
-            .expect("range")
-            .items
-            .is_empty()
-    );
-    assert_eq!(
-        store
-            .range("page/", Some("a"), 0)
-            .await
-            .expect("range")
-            .items
-            .len(),
-        25
-    );
-    assert!(
-        store
-            .range("page/", Some("z"), 0)
-            .await
-            .expect("range")
-            .items
-            .is_empty()
-    );
+    assert!(store.range("page/", Some("page/24"), 0).await.expect("range").items.is_empty());
+    assert_eq!(store.range("page/", Some("a"), 0).await.expect("range").items.len(), 25);
+    assert!(store.range("page/", Some("z"), 0).await.expect("range").items.is_empty());
 }
 
 /// A range is the state at exactly its revision, also while others write.
@@ -312,31 +230,16 @@ pub async fn range_is_consistent(store: Arc<dyn Store>) {
     let history = events(&mut watch, (store.revision() - start) as usize).await;
     for (limit, range) in seen {
         let mut state = std::collections::BTreeMap::new();
-        for event in history
-            .iter()
-            .take_while(|event| event.revision <= range.revision)
-        {
+        for event in history.iter().take_while(|event| event.revision <= range.revision) {
             match &event.value {
                 Some(_) => state.insert(event.key.clone(), event.revision),
                 None => state.remove(&event.key),
             };
         }
         let more = limit > 0 && state.len() > limit;
-        let expected: Vec<_> = state
-            .into_iter()
-            .take(if limit == 0 { usize::MAX } else { limit })
-            .collect();
-        let read: Vec<_> = range
-            .items
-            .iter()
-            .map(|entry| (entry.key.clone(), entry.revision))
-            .collect();
-        assert_eq!(
-            (read, range.more),
-            (expected, more),
-            "at revision {}",
-            range.revision
-        );
+        let expected: Vec<_> = state.into_iter().take(if limit == 0 { usize::MAX } else { limit }).collect();
+        let read: Vec<_> = range.items.iter().map(|entry| (entry.key.clone(), entry.revision)).collect();
+        assert_eq!((read, range.more), (expected, more), "at revision {}", range.revision);
     }
 }
 
@@ -348,11 +251,7 @@ pub async fn ordered_watch(store: Arc<dyn Store>) {
     let b = put(&*store, "w", "2").await;
     let c = store.delete("w", Expect::Any).await.expect("delete");
     let expected = [(a, Some(value("1"))), (b, Some(value("2"))), (c, None)];
-    let seen: Vec<_> = events(&mut watch, 3)
-        .await
-        .into_iter()
-        .map(|event| (event.revision, event.value))
-        .collect();
+    let seen: Vec<_> = events(&mut watch, 3).await.into_iter().map(|event| (event.revision, event.value)).collect();
     assert_eq!(seen, expected);
     let mut later = store.watch(a).await.expect("watch");
     assert_eq!(events(&mut later, 2).await[0].revision, b);
@@ -409,10 +308,7 @@ pub async fn lagging_watcher_is_closed(store: Arc<dyn Store>) {
             }
             Some(Err(Error::WatchLagged { revision })) => {
                 assert_eq!(revision, last);
-                assert!(
-                    watch.events.recv().await.is_none(),
-                    "closed after the error"
-                );
+                assert!(watch.events.recv().await.is_none(), "closed after the error");
                 return;
             }
             other => panic!("expected WatchLagged, not {other:?}"),
@@ -435,52 +331,21 @@ pub async fn compacted_history_is_refused(store: Arc<dyn Store>) {
     }
     let mut watch = store.watch(start + 5).await.expect("watch");
     assert_eq!(events(&mut watch, 5).await[0].revision, start + 6);
-    assert_eq!(
-        store
-            .get("compact")
-            .await
-            .expect("get")
-            .expect("kept")
-            .value,
-        value("9")
-    );
-    store
-        .compact(start + 1)
-        .await
-        .expect("an older compaction changes nothing");
-    store
-        .compact(start + 1_000)
-        .await
-        .expect("a compaction ends at the present");
+    assert_eq!(store.get("compact").await.expect("get").expect("kept").value, value("9"));
+    store.compact(start + 1).await.expect("an older compaction changes nothing");
+    store.compact(start + 1_000).await.expect("a compaction ends at the present");
     put(&*store, "compact", "later").await;
-    store
-        .watch(start + 10)
-        .await
-        .expect("the present is never compacted");
+    store.watch(start + 10).await.expect("the present is never compacted");
 }
 
 /// What no record can hold is refused and changes nothing.
 pub async fn too_large_a_value_is_refused(store: Arc<dyn Store>) {
     let large = Bytes::from(vec![7; 1_500_000]);
-    store
-        .put("large", large.clone(), Expect::Any)
-        .await
-        .expect("etcd's limit fits");
-    assert_eq!(
-        store
-            .get("large")
-            .await
-            .expect("get")
-            .expect("present")
-            .value,
-        large
-    );
+    store.put("large", large.clone(), Expect::Any).await.expect("etcd's limit fits");
+    assert_eq!(store.get("large").await.expect("get").expect("present").value, large);
     let revision = store.revision();
     let huge = Bytes::from(vec![0; 16 << 20]);
-    assert!(matches!(
-        store.put("huge", huge, Expect::Any).await,
-        Err(Error::TooLarge { .. })
-    ));
+    assert!(matches!(store.put("huge", huge, Expect::Any).await, Err(Error::TooLarge { .. })));
     assert_eq!(store.revision(), revision);
 }
 
@@ -489,10 +354,7 @@ pub async fn closed_store_refuses(store: Arc<dyn Store>) {
     put(&*store, "k", "v").await;
     let mut watch = store.watch(store.revision()).await.expect("watch");
     store.close().await.expect("close");
-    assert!(matches!(
-        store.put("k", value("w"), Expect::Any).await,
-        Err(Error::Closed)
-    ));
+    assert!(matches!(store.put("k", value("w"), Expect::Any).await, Err(Error::Closed)));
     assert!(matches!(store.get("k").await, Err(Error::Closed)));
     assert!(matches!(store.range("", None, 0).await, Err(Error::Closed)));
     assert!(matches!(store.watch(0).await, Err(Error::Closed)));
@@ -510,11 +372,7 @@ mod tests {
     }
 
     fn small(directory: &std::path::Path) -> Options {
-        Options {
-            segment_bytes: 4 << 10,
-            checkpoint_bytes: 16 << 10,
-            ..Options::new(directory)
-        }
+        Options { segment_bytes: 4 << 10, checkpoint_bytes: 16 << 10, ..Options::new(directory) }
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -533,10 +391,8 @@ mod tests {
     async fn durable_store_conforms_across_restarts() {
         let directory = tempfile::tempdir().unwrap();
         for _ in 0..3 {
-            run_restarts(|| async {
-                Arc::new(DurableStore::open(small(directory.path())).unwrap()) as Arc<dyn Store>
-            })
-            .await;
+            run_restarts(|| async { Arc::new(DurableStore::open(small(directory.path())).unwrap()) as Arc<dyn Store> })
+                .await;
         }
     }
 }

@@ -53,26 +53,14 @@ impl World {
         let disk = SimulatedDisk::new(seed);
         let engine = SimulatedEngine::new(disk.clone());
         let random = StdRng::seed_from_u64(seed ^ 0x5a5a);
-        Self {
-            seed,
-            random,
-            disk,
-            engine,
-            now_ms: 1,
-            history: vec![],
-            in_doubt: vec![],
-        }
+        Self { seed, random, disk, engine, now_ms: 1, history: vec![], in_doubt: vec![] }
     }
 
     fn open(&mut self) -> Result<Core, Error> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let manifest = Manifest::read(&*disk)?;
         let engine = Arc::new(self.engine.clone());
-        assert!(
-            engine.revision().unwrap() >= manifest.checkpoint,
-            "seed {}",
-            self.seed
-        );
+        assert!(engine.revision().unwrap() >= manifest.checkpoint, "seed {}", self.seed);
         Core::open(disk, engine, manifest, LIMITS, self.now_ms)
     }
 
@@ -86,11 +74,7 @@ impl World {
             match &event.value {
                 Some(value) => {
                     let (key, value) = (event.key.clone(), value.clone());
-                    let entry = KeyValue {
-                        key,
-                        value,
-                        revision: event.revision,
-                    };
+                    let entry = KeyValue { key, value, revision: event.revision };
                     map.insert(event.key.to_string(), entry);
                 }
                 None => {
@@ -120,11 +104,7 @@ impl World {
                     1 => Expect::Revision(model.get(&key).map_or(7, |entry| entry.revision)),
                     _ => Expect::Any,
                 };
-                Write {
-                    key: key.into(),
-                    value: (!deletes).then(|| bytes.into()),
-                    expect,
-                }
+                Write { key: key.into(), value: (!deletes).then(|| bytes.into()), expect }
             })
             .collect()
     }
@@ -141,21 +121,13 @@ impl World {
                 Ok(revision) if revision > self.last() + events.len() as u64 => {
                     assert_eq!(revision, self.last() + events.len() as u64 + 1, "Gapless");
                     let (key, value) = (write.key.clone(), write.value.clone());
-                    events.push(Event {
-                        revision,
-                        key,
-                        value,
-                    });
+                    events.push(Event { revision, key, value });
                 }
                 Ok(_) | Err(Error::Conflict { .. }) => {}
                 Err(_) => went_well = false,
             }
         }
-        assert!(
-            went_well || events.is_empty(),
-            "seed {}: half a batch was acknowledged",
-            self.seed
-        );
+        assert!(went_well || events.is_empty(), "seed {}: half a batch was acknowledged", self.seed);
         if !went_well {
             self.in_doubt = evaluate(&writes, &self.model(), self.last());
         }
@@ -165,26 +137,14 @@ impl World {
             let revision = self.random.random_range(0..=self.last());
             went_well = core.compact(revision).is_ok();
         }
-        if went_well
-            && core
-                .deadline_ms()
-                .is_some_and(|deadline| deadline <= self.now_ms)
-        {
+        if went_well && core.deadline_ms().is_some_and(|deadline| deadline <= self.now_ms) {
             let reached = core.begin_checkpoint().unwrap();
             let engine = core.engine().checkpoint();
             // Writes go on while the engine is at it.
             if engine.is_ok() && self.random.random() {
-                let writes = [Write {
-                    key: "mid".into(),
-                    value: Some(Bytes::new()),
-                    expect: Expect::Any,
-                }];
+                let writes = [Write { key: "mid".into(), value: Some(Bytes::new()), expect: Expect::Any }];
                 let next = self.last() + 1;
-                let event = Event {
-                    revision: next,
-                    key: "mid".into(),
-                    value: Some(Bytes::new()),
-                };
+                let event = Event { revision: next, key: "mid".into(), value: Some(Bytes::new()) };
                 match core.commit(&writes, self.now_ms).remove(0) {
                     Ok(revision) => {
                         assert_eq!(revision, next, "Gapless");
@@ -209,23 +169,12 @@ impl World {
         let seed = self.seed;
         let shared = core.shared();
         let last = shared.revision.load(Ordering::Acquire);
-        assert!(
-            last >= self.last(),
-            "seed {seed}: Durable: {last} < {}",
-            self.last()
-        );
+        assert!(last >= self.last(), "seed {seed}: Durable: {last} < {}", self.last());
         let extra = (last - self.last()) as usize;
-        assert!(
-            extra <= self.in_doubt.len(),
-            "seed {seed}: Unharmed: revisions from nowhere"
-        );
+        assert!(extra <= self.in_doubt.len(), "seed {seed}: Unharmed: revisions from nowhere");
         self.history.extend(self.in_doubt.drain(..).take(extra));
         let range = read::range(&shared, "", None, 0).unwrap();
-        let found: BTreeMap<_, _> = range
-            .items
-            .into_iter()
-            .map(|entry| (entry.key.to_string(), entry))
-            .collect();
+        let found: BTreeMap<_, _> = range.items.into_iter().map(|entry| (entry.key.to_string(), entry)).collect();
         assert_eq!(found, self.model(), "seed {seed}: Durable");
         self.verify_history(core);
     }
@@ -239,10 +188,7 @@ impl World {
             let batches = core.log_index().read(&mut cursor, 512).unwrap();
             let batches = batches.unwrap_or_else(|| panic!("seed {seed}: history ends at {next}"));
             for event in batches.iter().flat_map(|batch| batch.iter()) {
-                assert_eq!(
-                    *event, self.history[next as usize],
-                    "seed {seed}: HistoryAcrossRestart"
-                );
+                assert_eq!(*event, self.history[next as usize], "seed {seed}: HistoryAcrossRestart");
                 next += 1;
             }
         }
@@ -257,8 +203,7 @@ impl World {
     fn recover(&mut self) -> Core {
         for attempt in 0.. {
             if attempt < 3 && self.random.random_range(0..3) == 0 {
-                self.disk
-                    .fail_in(self.random.random_range(1..6), Fault::PowerCut);
+                self.disk.fail_in(self.random.random_range(1..6), Fault::PowerCut);
             }
             match self.open() {
                 Ok(core) if !self.disk.is_dark() => return core,
@@ -275,10 +220,7 @@ impl World {
 
 /// What a batch would do, decided independently of the store.
 fn evaluate(writes: &[Write], model: &BTreeMap<String, KeyValue>, last: Revision) -> Vec<Event> {
-    let mut held: BTreeMap<&str, Revision> = model
-        .iter()
-        .map(|(key, entry)| (key.as_str(), entry.revision))
-        .collect();
+    let mut held: BTreeMap<&str, Revision> = model.iter().map(|(key, entry)| (key.as_str(), entry.revision)).collect();
     let mut events = Vec::new();
     for write in writes {
         let current = held.get(&*write.key).copied();
@@ -295,11 +237,7 @@ fn evaluate(writes: &[Write], model: &BTreeMap<String, KeyValue>, last: Revision
             Some(_) => held.insert(&write.key, revision),
             None => held.remove(&*write.key),
         };
-        events.push(Event {
-            revision,
-            key: write.key.clone(),
-            value: write.value.clone(),
-        });
+        events.push(Event { revision, key: write.key.clone(), value: write.value.clone() });
     }
     events
 }
@@ -338,20 +276,14 @@ fn refused_write_leaves_nothing_behind_and_the_store_goes_on() {
         let mut world = World::new(seed);
         let mut core = world.open().unwrap();
         for _ in 0..4 {
-            world
-                .disk
-                .fail_in(world.random.random_range(1..60), Fault::Error);
+            world.disk.fail_in(world.random.random_range(1..60), Fault::Error);
             for _ in 0..20 {
                 world.step(&mut core);
                 // A refused write is not in doubt: it has been taken back.
                 world.in_doubt.clear();
                 let range = read::range(&core.shared(), "", None, 0).unwrap();
                 assert_eq!(range.revision, world.last(), "seed {seed}: Gapless");
-                assert_eq!(
-                    range.items.len(),
-                    world.model().len(),
-                    "seed {seed}: reads go on"
-                );
+                assert_eq!(range.items.len(), world.model().len(), "seed {seed}: reads go on");
             }
             world.verify_history(&core);
         }
@@ -360,9 +292,7 @@ fn refused_write_leaves_nothing_behind_and_the_store_goes_on() {
         if world.random.random() {
             world.cut();
         }
-        let core = world
-            .open()
-            .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let core = world.open().unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         world.verify(&core);
     }
 }
@@ -373,9 +303,7 @@ fn write_that_cannot_be_taken_back_stops_writing_until_reopened() {
     for seed in seeds(200) {
         let mut world = World::new(seed);
         let mut core = world.open().unwrap();
-        world
-            .disk
-            .fail_in(world.random.random_range(1..40), Fault::Errors(3));
+        world.disk.fail_in(world.random.random_range(1..40), Fault::Errors(3));
         while world.step(&mut core) {}
         let in_doubt = world.in_doubt.clone();
         for _ in 0..4 {
@@ -401,11 +329,7 @@ fn full_disk_refuses_writes_and_takes_them_again_when_there_is_room() {
     let mut world = World::new(1);
     let mut core = world.open().unwrap();
     world.disk.set_capacity(2000);
-    let put = |size| Write {
-        key: "k".into(),
-        value: Some(vec![1; size].into()),
-        expect: Expect::Any,
-    };
+    let put = |size| Write { key: "k".into(), value: Some(vec![1; size].into()), expect: Expect::Any };
     let mut accepted = 0;
     while core.commit(&[put(300)], 1).remove(0).is_ok() {
         core.apply();
@@ -434,19 +358,12 @@ fn ten_frames(world: &mut World) -> String {
     let mut core = world.open().unwrap();
     for index in 0..10_u8 {
         let value = Some(vec![index; 60].into());
-        let write = Write {
-            key: "k".into(),
-            value,
-            expect: Expect::Any,
-        };
+        let write = Write { key: "k".into(), value, expect: Expect::Any };
         core.commit(&[write], 1).remove(0).unwrap();
         core.apply();
     }
     let names = world.disk.list().unwrap();
-    names
-        .into_iter()
-        .find(|name| name.ends_with(".log"))
-        .unwrap()
+    names.into_iter().find(|name| name.ends_with(".log")).unwrap()
 }
 
 #[test]
@@ -464,12 +381,7 @@ fn bit_flip_before_the_last_frame_is_corruption_and_names_the_place() {
         // A state engine that is new: the log alone must notice.
         world.engine = SimulatedEngine::new(world.disk.clone());
         match world.open() {
-            Err(Error::Corrupt {
-                file,
-                offset: at,
-                advice,
-                ..
-            }) => {
+            Err(Error::Corrupt { file, offset: at, advice, .. }) => {
                 assert!(file.ends_with(&name) && at as usize <= offset && !advice.is_empty());
             }
             Err(other) => panic!("offset {offset}: {other}"),

@@ -52,18 +52,13 @@ pub struct RealDisk {
 impl RealDisk {
     /// The files of `directory`, which must exist.
     pub fn new(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_owned(),
-        }
+        Self { directory: directory.to_owned() }
     }
 }
 
 impl Disk for RealDisk {
     fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.directory.join(name))?;
+        let file = fs::OpenOptions::new().read(true).write(true).open(self.directory.join(name))?;
         let end = file.metadata()?.len();
         Ok(Box::new(RealFile { file, end }))
     }
@@ -142,10 +137,7 @@ impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match self
-                .file
-                .read_at(&mut buffer[filled..], offset + filled as u64)
-            {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

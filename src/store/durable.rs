@@ -93,11 +93,7 @@ pub struct DurableStore {
 }
 
 enum Request {
-    Write(
-        Write,
-        oneshot::Sender<Result<Revision, Error>>,
-        OwnedSemaphorePermit,
-    ),
+    Write(Write, oneshot::Sender<Result<Revision, Error>>, OwnedSemaphorePermit),
     Compact(Revision, oneshot::Sender<Result<(), Error>>),
     Checkpointed(Result<Revision, Error>),
     Close(oneshot::Sender<Result<(), Error>>),
@@ -114,19 +110,11 @@ impl DurableStore {
         let guard = lock_directory(directory)?;
         let core = recover(&options)?;
         if let Some(parent) = directory.parent().filter(|parent| *parent != Path::new("")) {
-            fs::File::open(parent)
-                .and_then(|parent| parent.sync_all())
-                .map_err(failed("sync"))?;
+            fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed("sync"))?;
         }
         let shared = core.shared();
         let (requests, receiver) = channel();
-        let writer = Writer {
-            core,
-            receiver,
-            requests: requests.clone(),
-            checkpoint: None,
-            _guard: guard,
-        };
+        let writer = Writer { core, receiver, requests: requests.clone(), checkpoint: None, _guard: guard };
         let writer = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
@@ -145,29 +133,11 @@ impl DurableStore {
         sender.send(request).map_err(|_| Error::Closed)
     }
 
-    async fn write(
-        &self,
-        key: &str,
-        value: Option<Bytes>,
-        expect: Expect,
-    ) -> Result<Revision, Error> {
+    async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<Revision, Error> {
         check_size(key, value.as_ref())?;
-        let permit = self
-            .room
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::Closed)?;
+        let permit = self.room.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Write(
-            Write {
-                key: key.into(),
-                value,
-                expect,
-            },
-            answer,
-            permit,
-        ))?;
+        self.send(Request::Write(Write { key: key.into(), value, expect }, answer, permit))?;
         answered.await.map_err(|_| Error::Closed)?
     }
 
@@ -176,9 +146,7 @@ impl DurableStore {
         read: impl FnOnce(&Shared) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || read(&shared))
-            .await
-            .map_err(|_| Error::Closed)?
+        tokio::task::spawn_blocking(move || read(&shared)).await.map_err(|_| Error::Closed)?
     }
 }
 
@@ -206,8 +174,7 @@ impl Store for DurableStore {
 
     async fn range(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Range, Error> {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
-        self.read(move |shared| read::range(shared, &prefix, after.as_deref(), limit))
-            .await
+        self.read(move |shared| read::range(shared, &prefix, after.as_deref(), limit)).await
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Revision, Error> {
@@ -247,12 +214,7 @@ fn lock_directory(directory: &Path) -> Result<fs::File, Error> {
         let path = path.display().to_string();
         move |error| io_error(action, path, error)
     };
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(failed("open"))?;
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(&path).map_err(failed("open"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(Error::Locked(directory.display().to_string())),
@@ -273,19 +235,16 @@ fn recover(options: &Options) -> Result<Core, Error> {
                 let engine = Arc::new(engine);
                 return Core::open(disk, engine, manifest, options.limits(), now_ms());
             }
-            Ok(revision) => format!(
-                "it ends at revision {revision}, but {} was made durable in it",
-                manifest.checkpoint
-            ),
+            Ok(revision) => {
+                format!("it ends at revision {revision}, but {} was made durable in it", manifest.checkpoint)
+            }
             Err(error) => error.to_string(),
         },
         Err(Error::Corrupt { what, .. }) => what,
         Err(error) => return Err(error),
     };
     tracing::error!(state = %state.display(), damage, "the state is damaged; rebuilding it from the log");
-    let aside = options
-        .directory
-        .join(format!("{STATE}.damaged-{}", now_ms()));
+    let aside = options.directory.join(format!("{STATE}.damaged-{}", now_ms()));
     let fresh = options.directory.join(format!("{STATE}.rebuilt"));
     let failed = |action, path: &Path| {
         let path = path.display().to_string();
@@ -296,22 +255,18 @@ fn recover(options: &Options) -> Result<Core, Error> {
     }
     // Rebuilt beside the damaged one, which is moved only once this has succeeded.
     let engine = Arc::new(SledEngine::open(&fresh)?);
-    let core = Core::open(
-        disk.clone(),
-        engine.clone(),
-        manifest,
-        options.limits(),
-        now_ms(),
-    )
-    .map_err(|error| match error {
-        Error::Corrupt { what, .. } => Error::Corrupt {
-            file: state.display().to_string(),
-            offset: 0,
-            what: format!("{damage}; it cannot be rebuilt, since {what}"),
-            advice: "Restore a snapshot into a new data directory".into(),
-        },
-        other => other,
-    })?;
+    let core =
+        Core::open(disk.clone(), engine.clone(), manifest, options.limits(), now_ms()).map_err(
+            |error| match error {
+                Error::Corrupt { what, .. } => Error::Corrupt {
+                    file: state.display().to_string(),
+                    offset: 0,
+                    what: format!("{damage}; it cannot be rebuilt, since {what}"),
+                    advice: "Restore a snapshot into a new data directory".into(),
+                },
+                other => other,
+            },
+        )?;
     crate::engine::Engine::checkpoint(&*engine)?;
     drop((core, engine));
     fs::rename(&state, &aside).map_err(failed("rename", &state))?;
@@ -319,19 +274,11 @@ fn recover(options: &Options) -> Result<Core, Error> {
     fs::File::open(&options.directory)
         .and_then(|directory| directory.sync_all())
         .map_err(failed("sync", &options.directory))?;
-    Core::open(
-        disk,
-        Arc::new(SledEngine::open(&state)?),
-        manifest,
-        options.limits(),
-        now_ms(),
-    )
+    Core::open(disk, Arc::new(SledEngine::open(&state)?), manifest, options.limits(), now_ms())
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -377,10 +324,7 @@ impl Writer {
 
     /// The next request; `None` when a checkpoint is due first.
     fn next(&self) -> Option<Request> {
-        let deadline = self
-            .core
-            .deadline_ms()
-            .filter(|_| self.checkpoint.is_none());
+        let deadline = self.core.deadline_ms().filter(|_| self.checkpoint.is_none());
         let Some(deadline) = deadline else {
             return Some(self.receiver.recv().unwrap_or(Request::Stop));
         };
@@ -443,14 +387,12 @@ impl Writer {
             return;
         };
         let (engine, requests) = (self.core.engine(), self.requests.clone());
-        let spawned = thread::Builder::new()
-            .name("store-checkpoint".into())
-            .spawn(move || {
-                let reached = engine.checkpoint().map(|()| revision);
-                drop(engine);
-                // The writer outlives this thread: it joins it.
-                let _ = requests.send(Request::Checkpointed(reached));
-            });
+        let spawned = thread::Builder::new().name("store-checkpoint".into()).spawn(move || {
+            let reached = engine.checkpoint().map(|()| revision);
+            drop(engine);
+            // The writer outlives this thread: it joins it.
+            let _ = requests.send(Request::Checkpointed(reached));
+        });
         match spawned {
             Ok(handle) => self.checkpoint = Some(handle),
             Err(error) => {

@@ -67,12 +67,7 @@ enum Attach {
 }
 
 impl Hub {
-    pub(crate) fn new(
-        last: Revision,
-        oldest: Revision,
-        limits: RingLimits,
-        log: Option<Arc<Index>>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(last: Revision, oldest: Revision, limits: RingLimits, log: Option<Arc<Index>>) -> Arc<Self> {
         let inner = Inner {
             ring: VecDeque::new(),
             events: 0,
@@ -83,11 +78,7 @@ impl Hub {
             watchers: Vec::new(),
             closed: false,
         };
-        Arc::new(Self {
-            inner: Mutex::new(inner),
-            limits,
-            log,
-        })
+        Arc::new(Self { inner: Mutex::new(inner), limits, log })
     }
 
     /// Adds a committed batch and sends it to the live watchers. Events after
@@ -155,10 +146,7 @@ impl Hub {
             Attach::Live => {}
             Attach::Closed => return Err(Error::Closed),
             Attach::Compacted(oldest) => {
-                return Err(Error::Compacted {
-                    requested: after,
-                    oldest,
-                });
+                return Err(Error::Compacted { requested: after, oldest });
             }
             Attach::Batches(_) | Attach::InLog => {
                 tokio::spawn(self.clone().catch_up(after, sender));
@@ -176,10 +164,7 @@ impl Hub {
             Attach::Compacted(inner.oldest)
         } else if after >= inner.last {
             inner.watchers.retain(|watcher| !watcher.sender.is_closed());
-            inner.watchers.push(Live {
-                sender: sender.clone(),
-                after,
-            });
+            inner.watchers.push(Live { sender: sender.clone(), after });
             Attach::Live
         } else if after >= inner.before_ring {
             Attach::Batches(inner.since(after))
@@ -197,9 +182,7 @@ impl Hub {
                 Attach::Compacted(oldest) => {
                     let requested = cursor.after;
                     // A receiver that is gone needs no answer.
-                    let _ = sender
-                        .send(Err(Error::Compacted { requested, oldest }))
-                        .await;
+                    let _ = sender.send(Err(Error::Compacted { requested, oldest })).await;
                     return;
                 }
                 Attach::Batches(batches) => {
@@ -231,15 +214,9 @@ impl Hub {
         let before = cursor;
         let read = tokio::task::spawn_blocking(move || {
             let mut cursor = cursor;
-            let read = self
-                .log
-                .as_ref()
-                .map_or(Ok(None), |log| log.read(&mut cursor, READ_BYTES));
+            let read = self.log.as_ref().map_or(Ok(None), |log| log.read(&mut cursor, READ_BYTES));
             let read = read.and_then(|batches| {
-                batches.ok_or_else(|| Error::Compacted {
-                    requested: before.after,
-                    oldest: self.oldest(),
-                })
+                batches.ok_or_else(|| Error::Compacted { requested: before.after, oldest: self.oldest() })
             });
             (cursor, read)
         });
@@ -250,13 +227,8 @@ impl Hub {
 impl Inner {
     fn since(&self, after: Revision) -> Vec<Batch> {
         let newer = |batch: &&Batch| batch.last().is_some_and(|event| event.revision > after);
-        let mut batches: Vec<Batch> = self
-            .ring
-            .iter()
-            .rev()
-            .take_while(newer)
-            .map(|batch| behind(batch, after))
-            .collect();
+        let mut batches: Vec<Batch> =
+            self.ring.iter().rev().take_while(newer).map(|batch| behind(batch, after)).collect();
         batches.reverse();
         batches
     }
@@ -270,9 +242,7 @@ impl Live {
             return true;
         };
         if self.sender.capacity() <= 1 {
-            let _ = self.sender.try_send(Err(Error::WatchLagged {
-                revision: self.after,
-            }));
+            let _ = self.sender.try_send(Err(Error::WatchLagged { revision: self.after }));
             return false;
         }
         self.after = last.revision;
@@ -290,8 +260,5 @@ fn behind(batch: &Batch, after: Revision) -> Batch {
 }
 
 fn batch_bytes(batch: &Batch) -> usize {
-    batch
-        .iter()
-        .map(|event| event.key.len() + event.value.as_ref().map_or(0, Bytes::len))
-        .sum()
+    batch.iter().map(|event| event.key.len() + event.value.as_ref().map_or(0, Bytes::len)).sum()
 }

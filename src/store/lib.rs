@@ -215,11 +215,7 @@ pub enum Error {
 
 /// Describes a failed operation on a file.
 fn io_error(action: &'static str, file: String, error: std::io::Error) -> Error {
-    Error::Io {
-        action,
-        file,
-        source: Arc::new(error),
-    }
+    Error::Io { action, file, source: Arc::new(error) }
 }
 
 /// Locks a mutex; a panic of another holder is no reason to stop serving, since

@@ -16,14 +16,13 @@ use std::sync::{Arc, Mutex};
 use crate::disk::{Disk, File};
 use crate::manifest::Manifest;
 use crate::record::{
-    FRAME_BYTES_MAX, FRAME_HEADER, FrameRead, SEGMENT_HEADER, SegmentHeader, encode_frame,
-    holds_later_frame, read_frame,
+    FRAME_BYTES_MAX, FRAME_HEADER, FrameRead, SEGMENT_HEADER, SegmentHeader, encode_frame, holds_later_frame,
+    read_frame,
 };
 use crate::{Error, Event, Revision, io_error, lock};
 
 const SUFFIX: &str = ".log";
-const RESTORE_ADVICE: &str =
-    "The disk may be failing; restore a snapshot into a new data directory";
+const RESTORE_ADVICE: &str = "The disk may be failing; restore a snapshot into a new data directory";
 
 /// What is known of a segment without reading it.
 #[derive(Clone, Debug)]
@@ -62,26 +61,17 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     pub(crate) fn after(after: Revision) -> Self {
-        Self {
-            after,
-            position: None,
-        }
+        Self { after, position: None }
     }
 }
 
 impl Index {
     /// Reads about `bytes` of batches behind the cursor and advances it. `None`
     /// when the revision behind the cursor is not in the log (any more, or yet).
-    pub(crate) fn read(
-        &self,
-        cursor: &mut Cursor,
-        bytes: u64,
-    ) -> Result<Option<Vec<Arc<[Event]>>>, Error> {
+    pub(crate) fn read(&self, cursor: &mut Cursor, bytes: u64) -> Result<Option<Vec<Arc<[Event]>>>, Error> {
         let next = cursor.after + 1;
-        let found = lock(&self.segments)
-            .iter()
-            .find(|segment| segment.header.base <= next && next <= segment.last)
-            .cloned();
+        let found =
+            lock(&self.segments).iter().find(|segment| segment.header.base <= next && next <= segment.last).cloned();
         let Some(segment) = found else {
             return Ok(None);
         };
@@ -98,14 +88,8 @@ impl Index {
         let mut batches: Vec<Arc<[Event]>> = Vec::new();
         let mut start = None;
         while start.is_none_or(|start| offset - start < bytes) {
-            match read_frame(
-                &*file,
-                offset,
-                segment.length,
-                segment.header.salt,
-                revision,
-            )
-            .map_err(|error| io_error("read", self.disk.path(&name), error))?
+            match read_frame(&*file, offset, segment.length, segment.header.salt, revision)
+                .map_err(|error| io_error("read", self.disk.path(&name), error))?
             {
                 FrameRead::Frame(mut events, behind) => {
                     revision += events.len() as u64;
@@ -129,12 +113,7 @@ impl Index {
 }
 
 fn corrupt(disk: &dyn Disk, name: &str, offset: u64, what: &str) -> Error {
-    Error::Corrupt {
-        file: disk.path(name),
-        offset,
-        what: what.into(),
-        advice: RESTORE_ADVICE.into(),
-    }
+    Error::Corrupt { file: disk.path(name), offset, what: what.into(), advice: RESTORE_ADVICE.into() }
 }
 
 /// The writer's side of the log.
@@ -165,12 +144,7 @@ impl Log {
                 return Err(corrupt(&*disk, &segment_name(manifest.checkpoint), 0, what));
             }
             let (header, file) = begin_segment(&*disk, 1, now_ms)?;
-            return Ok(Self::new(
-                disk,
-                vec![empty_segment(header)],
-                file,
-                segment_bytes,
-            ));
+            return Ok(Self::new(disk, vec![empty_segment(header)], file, segment_bytes));
         }
         if segments[0].header.base > replay_after + 1 {
             let what = format!(
@@ -206,35 +180,16 @@ impl Log {
         };
         let log = Self::new(disk, segments, active, segment_bytes);
         if log.last() < manifest.checkpoint {
-            let what = format!(
-                "it ends at revision {}, but revision {} was written",
-                log.last(),
-                manifest.checkpoint
-            );
+            let what = format!("it ends at revision {}, but revision {} was written", log.last(), manifest.checkpoint);
             let (name, length) = log.active_name_and_length();
             return Err(corrupt(&*log.disk, &name, length, &what));
         }
         Ok(log)
     }
 
-    fn new(
-        disk: Arc<dyn Disk>,
-        segments: Vec<Segment>,
-        active: Box<dyn File>,
-        segment_bytes: u64,
-    ) -> Self {
-        let index = Arc::new(Index {
-            disk: disk.clone(),
-            segments: Mutex::new(segments),
-        });
-        Self {
-            disk,
-            index,
-            active,
-            buffer: Vec::new(),
-            segment_bytes,
-            refused: false,
-        }
+    fn new(disk: Arc<dyn Disk>, segments: Vec<Segment>, active: Box<dyn File>, segment_bytes: u64) -> Self {
+        let index = Arc::new(Index { disk: disk.clone(), segments: Mutex::new(segments) });
+        Self { disk, index, active, buffer: Vec::new(), segment_bytes, refused: false }
     }
 
     /// What readers of history share.
@@ -244,23 +199,17 @@ impl Log {
 
     /// The last revision in the log.
     pub(crate) fn last(&self) -> Revision {
-        lock(&self.index.segments)
-            .last()
-            .map_or(0, |segment| segment.last)
+        lock(&self.index.segments).last().map_or(0, |segment| segment.last)
     }
 
     /// The revision before the first one in the log.
     pub(crate) fn before_first(&self) -> Revision {
-        lock(&self.index.segments)
-            .first()
-            .map_or(0, |segment| segment.header.base - 1)
+        lock(&self.index.segments).first().map_or(0, |segment| segment.header.base - 1)
     }
 
     fn active_name_and_length(&self) -> (String, u64) {
         let segments = lock(&self.index.segments);
-        segments
-            .last()
-            .map_or_else(Default::default, |active| (active.name(), active.length))
+        segments.last().map_or_else(Default::default, |active| (active.name(), active.length))
     }
 
     /// Appends one batch and makes it durable; returns how many bytes it took.
@@ -268,9 +217,7 @@ impl Log {
     pub(crate) fn append(&mut self, events: &[Event], now_ms: u64) -> Result<u64, Error> {
         if self.refused {
             let (name, _) = self.active_name_and_length();
-            let why = io::Error::other(
-                "an earlier failed write could not be taken back; restart to write again",
-            );
+            let why = io::Error::other("an earlier failed write could not be taken back; restart to write again");
             return Err(io_error("write", self.disk.path(&name), why));
         }
         let (mut salt, mut length, mut base) = self.active_facts();
@@ -281,21 +228,10 @@ impl Log {
             (salt, length, base) = self.active_facts();
         }
         encode_frame(&mut self.buffer, salt, events);
-        if let Err(error) = self
-            .active
-            .append(&self.buffer)
-            .and_then(|()| self.active.sync())
-        {
-            let undone = self
-                .active
-                .truncate(length)
-                .and_then(|()| self.active.sync());
+        if let Err(error) = self.active.append(&self.buffer).and_then(|()| self.active.sync()) {
+            let undone = self.active.truncate(length).and_then(|()| self.active.sync());
             self.refused = undone.is_err();
-            return Err(io_error(
-                "write",
-                self.disk.path(&segment_name(base)),
-                error,
-            ));
+            return Err(io_error("write", self.disk.path(&segment_name(base)), error));
         }
         let written = self.buffer.len() as u64;
         if self.buffer.capacity() > 256 << 10 {
@@ -310,9 +246,7 @@ impl Log {
 
     fn active_facts(&self) -> (u32, u64, Revision) {
         let segments = lock(&self.index.segments);
-        segments.last().map_or((0, 0, 0), |active| {
-            (active.header.salt, active.length, active.header.base)
-        })
+        segments.last().map_or((0, 0, 0), |active| (active.header.salt, active.length, active.header.base))
     }
 
     /// How far history may be given up: behind the last segment that was sealed
@@ -333,9 +267,7 @@ impl Log {
 
     /// When the oldest sealed segment was sealed.
     pub(crate) fn oldest_sealed_ms(&self) -> Option<u64> {
-        lock(&self.index.segments)
-            .get(1)
-            .map(|segment| segment.header.created_ms)
+        lock(&self.index.segments).get(1).map(|segment| segment.header.created_ms)
     }
 
     /// Removes the sealed segments whose last revision is at most `revision`. The
@@ -351,14 +283,10 @@ impl Log {
                 segments.remove(0).name()
             };
             removed = true;
-            self.disk
-                .remove(&name)
-                .map_err(|error| io_error("remove", self.disk.path(&name), error))?;
+            self.disk.remove(&name).map_err(|error| io_error("remove", self.disk.path(&name), error))?;
         }
         if removed {
-            self.disk
-                .sync_dir()
-                .map_err(|error| io_error("sync", self.disk.path(""), error))?;
+            self.disk.sync_dir().map_err(|error| io_error("sync", self.disk.path(""), error))?;
         }
         Ok(())
     }
@@ -369,25 +297,13 @@ fn manifest_name() -> &'static str {
 }
 
 fn empty_segment(header: SegmentHeader) -> Segment {
-    Segment {
-        header,
-        last: header.base - 1,
-        length: SEGMENT_HEADER as u64,
-    }
+    Segment { header, last: header.base - 1, length: SEGMENT_HEADER as u64 }
 }
 
 /// Creates the segment that begins at `base`, durably.
-fn begin_segment(
-    disk: &dyn Disk,
-    base: Revision,
-    now_ms: u64,
-) -> Result<(SegmentHeader, Box<dyn File>), Error> {
+fn begin_segment(disk: &dyn Disk, base: Revision, now_ms: u64) -> Result<(SegmentHeader, Box<dyn File>), Error> {
     let salt = RandomState::new().hash_one(base) as u32;
-    let header = SegmentHeader {
-        base,
-        created_ms: now_ms,
-        salt,
-    };
+    let header = SegmentHeader { base, created_ms: now_ms, salt };
     let name = segment_name(base);
     let begin = || {
         let mut file = disk.create(&name)?;
@@ -432,11 +348,7 @@ fn find_segments(disk: &dyn Disk, manifest: Manifest) -> Result<Vec<Segment>, Er
         let count = file.read_at(&mut bytes, 0).map_err(failed("read"))?;
         match SegmentHeader::decode(&bytes[..count]) {
             Some(header) if header.base == base => {
-                segments.push(Segment {
-                    header,
-                    last: base - 1,
-                    length,
-                });
+                segments.push(Segment { header, last: base - 1, length });
             }
             None if last && length <= SEGMENT_HEADER as u64 => {
                 drop(file);
@@ -492,12 +404,7 @@ fn scan(
                 if holds_later_frame(&bytes, salt, next) {
                     return Err(corrupt(disk, &name, offset, what));
                 }
-                tracing::warn!(
-                    file = name,
-                    offset,
-                    bytes = tail,
-                    "cutting off a torn write"
-                );
+                tracing::warn!(file = name, offset, bytes = tail, "cutting off a torn write");
                 file.truncate(offset).map_err(failed("truncate"))?;
                 file.sync().map_err(failed("sync"))?;
                 break;

@@ -31,18 +31,13 @@ impl Manifest {
             Err(error) => return Err(io_error("open", disk.path(NAME), error)),
         };
         let mut bytes = [0; 256];
-        let count = file
-            .read_at(&mut bytes, 0)
-            .map_err(|error| io_error("read", disk.path(NAME), error))?;
-        std::str::from_utf8(&bytes[..count])
-            .ok()
-            .and_then(Self::parse)
-            .ok_or_else(|| Error::Corrupt {
-                file: disk.path(NAME),
-                offset: 0,
-                what: "it is not a sound checkpoint record".into(),
-                advice: "Restore a snapshot into a new data directory".into(),
-            })
+        let count = file.read_at(&mut bytes, 0).map_err(|error| io_error("read", disk.path(NAME), error))?;
+        std::str::from_utf8(&bytes[..count]).ok().and_then(Self::parse).ok_or_else(|| Error::Corrupt {
+            file: disk.path(NAME),
+            offset: 0,
+            what: "it is not a sound checkpoint record".into(),
+            advice: "Restore a snapshot into a new data directory".into(),
+        })
     }
 
     /// Replaces the file durably.
@@ -65,10 +60,7 @@ impl Manifest {
     }
 
     fn body(&self) -> String {
-        format!(
-            "{TITLE}\ncheckpoint {}\noldest {}\n",
-            self.checkpoint, self.oldest
-        )
+        format!("{TITLE}\ncheckpoint {}\noldest {}\n", self.checkpoint, self.oldest)
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -40,14 +40,8 @@ impl MemoryStore {
 
     /// An empty store that remembers the last `events` events.
     pub fn with_history(events: usize) -> Self {
-        let limits = RingLimits {
-            events,
-            bytes: usize::MAX,
-        };
-        Self {
-            state: Mutex::default(),
-            hub: Hub::new(0, 0, limits, None),
-        }
+        let limits = RingLimits { events, bytes: usize::MAX };
+        Self { state: Mutex::default(), hub: Hub::new(0, 0, limits, None) }
     }
 
     fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<Revision, Error> {
@@ -58,10 +52,7 @@ impl MemoryStore {
         }
         let current = state.map.get(key);
         if !holds(expect, current.map(|entry| entry.revision), value.is_some()) {
-            return Err(Error::Conflict {
-                key: key.into(),
-                current: current.cloned(),
-            });
+            return Err(Error::Conflict { key: key.into(), current: current.cloned() });
         }
         if value.is_none() && current.is_none() {
             return Ok(state.revision);
@@ -70,11 +61,7 @@ impl MemoryStore {
         let key: Arc<str> = key.into();
         match &value {
             Some(value) => {
-                let entry = KeyValue {
-                    key: key.clone(),
-                    value: value.clone(),
-                    revision,
-                };
+                let entry = KeyValue { key: key.clone(), value: value.clone(), revision };
                 state.map.insert(key.clone(), entry);
             }
             None => {
@@ -82,22 +69,14 @@ impl MemoryStore {
             }
         }
         state.revision = revision;
-        let batch: Arc<[Event]> = Arc::new([Event {
-            revision,
-            key,
-            value,
-        }]);
+        let batch: Arc<[Event]> = Arc::new([Event { revision, key, value }]);
         self.hub.publish(&batch, revision);
         Ok(revision)
     }
 
     fn state(&self) -> Result<std::sync::MutexGuard<'_, State>, Error> {
         let state = lock(&self.state);
-        if state.closed {
-            Err(Error::Closed)
-        } else {
-            Ok(state)
-        }
+        if state.closed { Err(Error::Closed) } else { Ok(state) }
     }
 }
 
@@ -115,11 +94,7 @@ pub(crate) fn holds(expect: Expect, current: Option<Revision>, put: bool) -> boo
 pub(crate) fn check_size(key: &str, value: Option<&Bytes>) -> Result<(), Error> {
     let size = value.map_or(0, Bytes::len);
     if key.len() + size > RECORD_BYTES_MAX {
-        return Err(Error::TooLarge {
-            key: key.into(),
-            size,
-            limit: RECORD_BYTES_MAX,
-        });
+        return Err(Error::TooLarge { key: key.into(), size, limit: RECORD_BYTES_MAX });
     }
     Ok(())
 }
@@ -140,22 +115,14 @@ impl Store for MemoryStore {
             .map
             .range::<str, _>((start, Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
-            .take(if limit == 0 {
-                usize::MAX
-            } else {
-                limit.saturating_add(1)
-            })
+            .take(if limit == 0 { usize::MAX } else { limit.saturating_add(1) })
             .map(|(_, entry)| entry.clone())
             .collect();
         let more = limit > 0 && items.len() > limit;
         if more {
             items.truncate(limit);
         }
-        Ok(Range {
-            items,
-            revision: state.revision,
-            more,
-        })
+        Ok(Range { items, revision: state.revision, more })
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Revision, Error> {

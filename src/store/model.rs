@@ -10,9 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use crate::{
-    DurableStore, Error, Event, Expect, KeyValue, MemoryStore, Options, Revision, Store, Watch,
-};
+use crate::{DurableStore, Error, Event, Expect, KeyValue, MemoryStore, Options, Revision, Store, Watch};
 
 /// What a random expectation is built from: the key's past decides what it means.
 #[derive(Clone, Copy, Debug)]
@@ -52,12 +50,7 @@ enum Step {
 }
 
 fn hope() -> impl Strategy<Value = Hope> {
-    prop_oneof![
-        Just(Hope::Any),
-        Just(Hope::Absent),
-        Just(Hope::Current),
-        Just(Hope::Stale)
-    ]
+    prop_oneof![Just(Hope::Any), Just(Hope::Absent), Just(Hope::Current), Just(Hope::Stale)]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -98,19 +91,12 @@ impl Model {
     }
 
     /// What the write must answer; `Err` is a conflict with what is held.
-    fn write(
-        &mut self,
-        key: &str,
-        value: Option<Bytes>,
-        expect: Expect,
-    ) -> Result<Revision, Option<KeyValue>> {
+    fn write(&mut self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<Revision, Option<KeyValue>> {
         let current = self.map.get(key).cloned();
         let holds = match expect {
             Expect::Any => true,
             Expect::Absent => current.is_none() && value.is_some(),
-            Expect::Revision(revision) => current
-                .as_ref()
-                .is_some_and(|entry| entry.revision == revision),
+            Expect::Revision(revision) => current.as_ref().is_some_and(|entry| entry.revision == revision),
         };
         if !holds {
             return Err(current);
@@ -122,22 +108,14 @@ impl Model {
         let name: Arc<str> = key.into();
         match value.clone() {
             Some(value) => {
-                let entry = KeyValue {
-                    key: name.clone(),
-                    value,
-                    revision,
-                };
+                let entry = KeyValue { key: name.clone(), value, revision };
                 self.map.insert(key.into(), entry);
             }
             None => {
                 self.map.remove(key);
             }
         }
-        self.events.push(Event {
-            revision,
-            key: name,
-            value,
-        });
+        self.events.push(Event { revision, key: name, value });
         Ok(revision)
     }
 }
@@ -179,10 +157,7 @@ impl World {
             Err(other) => panic!("{other}"),
         };
         assert_eq!(answer, self.model.write(&key, value, expect));
-        assert_eq!(
-            self.store.get(&key).await.unwrap(),
-            self.model.map.get(&key).cloned()
-        );
+        assert_eq!(self.store.get(&key).await.unwrap(), self.model.map.get(&key).cloned());
     }
 
     async fn burst(&mut self, keys: Vec<u8>) {
@@ -191,11 +166,7 @@ impl World {
             let (store, value) = (self.store.clone(), self.value(20));
             tasks.push(tokio::spawn(async move {
                 let key = key_name(key);
-                (
-                    store.put(&key, value.clone(), Expect::Any).await.unwrap(),
-                    key,
-                    value,
-                )
+                (store.put(&key, value.clone(), Expect::Any).await.unwrap(), key, value)
             }));
         }
         let mut done = Vec::new();
@@ -204,39 +175,23 @@ impl World {
         }
         done.sort_by_key(|(revision, ..)| *revision);
         for (revision, key, value) in done {
-            assert_eq!(
-                self.model.write(&key, Some(value), Expect::Any),
-                Ok(revision),
-                "Gapless"
-            );
+            assert_eq!(self.model.write(&key, Some(value), Expect::Any), Ok(revision), "Gapless");
         }
     }
 
     async fn range(&self, prefix: u8, limit: u8) {
-        let prefix = if prefix == 3 {
-            String::new()
-        } else {
-            format!("{prefix}/")
-        };
+        let prefix = if prefix == 3 { String::new() } else { format!("{prefix}/") };
         let mut found = Vec::new();
         loop {
             let after = found.last().map(|entry: &KeyValue| entry.key.to_string());
-            let page = self
-                .store
-                .range(&prefix, after.as_deref(), limit.into())
-                .await
-                .unwrap();
+            let page = self.store.range(&prefix, after.as_deref(), limit.into()).await.unwrap();
             assert_eq!(page.revision, self.model.revision());
             found.extend(page.items);
             if !page.more {
                 break;
             }
         }
-        let all = self
-            .model
-            .map
-            .values()
-            .filter(|entry| entry.key.starts_with(&prefix));
+        let all = self.model.map.values().filter(|entry| entry.key.starts_with(&prefix));
         assert_eq!(found, all.cloned().collect::<Vec<_>>());
     }
 
@@ -244,10 +199,7 @@ impl World {
         let after = self.model.revision().saturating_sub(back.into());
         match self.store.watch(after).await {
             Ok(watch) => {
-                assert!(
-                    after >= self.model.compacted,
-                    "compacted history was served"
-                );
+                assert!(after >= self.model.compacted, "compacted history was served");
                 self.watches.push((after, watch));
             }
             Err(Error::Compacted { requested, oldest }) => {
@@ -291,10 +243,7 @@ impl World {
             self.store.close().await.unwrap();
         }
         // Stands in while the directory is free.
-        drop(std::mem::replace(
-            &mut self.store,
-            Arc::new(MemoryStore::new()),
-        ));
+        drop(std::mem::replace(&mut self.store, Arc::new(MemoryStore::new())));
         self.store = open(self.directory.as_ref().unwrap().path());
         assert_eq!(self.store.revision(), self.model.revision(), "Durable");
     }
@@ -326,22 +275,13 @@ impl World {
 }
 
 fn check(steps: Vec<Step>, durable: bool) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let directory = durable.then(|| tempfile::tempdir().unwrap());
     let store: Arc<dyn Store> = match &directory {
         Some(directory) => open(directory.path()),
         None => Arc::new(MemoryStore::new()),
     };
-    let world = World {
-        model: Model::default(),
-        store,
-        directory,
-        watches: Vec::new(),
-        counter: 0,
-    };
+    let world = World { model: Model::default(), store, directory, watches: Vec::new(), counter: 0 };
     runtime.block_on(world.run(steps));
 }
 

@@ -22,10 +22,7 @@ pub(crate) fn get(shared: &Shared, key: &str) -> Result<Option<KeyValue>, Error>
         let applied = shared.applied.load(Ordering::Acquire);
         let stored = engine.get(key)?;
         if let Some((batches, _)) = shared.hub.since(applied) {
-            let newest = batches
-                .iter()
-                .flat_map(|batch| batch.iter())
-                .rfind(|event| *event.key == *key);
+            let newest = batches.iter().flat_map(|batch| batch.iter()).rfind(|event| *event.key == *key);
             return Ok(newest.map_or(stored, entry));
         }
         gate.get_or_insert_with(|| shared.gate.read().unwrap_or_else(PoisonError::into_inner));
@@ -33,19 +30,10 @@ pub(crate) fn get(shared: &Shared, key: &str) -> Result<Option<KeyValue>, Error>
 }
 
 /// Entries under a prefix at one revision.
-pub(crate) fn range(
-    shared: &Shared,
-    prefix: &str,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<Range, Error> {
+pub(crate) fn range(shared: &Shared, prefix: &str, after: Option<&str>, limit: usize) -> Result<Range, Error> {
     let engine = shared.engine()?;
     let mut gate = None;
-    let mut asked = if limit == 0 {
-        0
-    } else {
-        limit.saturating_add(1)
-    };
+    let mut asked = if limit == 0 { 0 } else { limit.saturating_add(1) };
     loop {
         let applied = shared.applied.load(Ordering::Acquire);
         let scanned = engine.scan(prefix, after, asked)?;
@@ -70,10 +58,7 @@ fn correct(
     after: Option<&str>,
     cut: bool,
 ) -> Vec<KeyValue> {
-    let horizon = scanned
-        .last()
-        .filter(|_| cut)
-        .map(|entry| entry.key.clone());
+    let horizon = scanned.last().filter(|_| cut).map(|entry| entry.key.clone());
     let newer: BTreeMap<Arc<str>, &Event> = batches
         .iter()
         .flat_map(|batch| batch.iter())
@@ -87,10 +72,7 @@ fn correct(
     if newer.is_empty() {
         return scanned;
     }
-    let mut items: BTreeMap<Arc<str>, KeyValue> = scanned
-        .into_iter()
-        .map(|entry| (entry.key.clone(), entry))
-        .collect();
+    let mut items: BTreeMap<Arc<str>, KeyValue> = scanned.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
     for (key, event) in newer {
         match entry(event) {
             Some(entry) => items.insert(key, entry),
@@ -109,18 +91,10 @@ fn page(mut items: Vec<KeyValue>, revision: Revision, limit: usize, cut: bool) -
     if more {
         items.truncate(limit);
     }
-    Some(Range {
-        items,
-        revision,
-        more,
-    })
+    Some(Range { items, revision, more })
 }
 
 fn entry(event: &Event) -> Option<KeyValue> {
     let value = event.value.clone()?;
-    Some(KeyValue {
-        key: event.key.clone(),
-        value,
-        revision: event.revision,
-    })
+    Some(KeyValue { key: event.key.clone(), value, revision: event.revision })
 }

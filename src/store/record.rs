@@ -63,11 +63,7 @@ impl SegmentHeader {
         let valid = bytes.len() >= SEGMENT_HEADER
             && bytes[..8] == MAGIC[..]
             && u32_at(bytes, 28) == crc32fast::hash(&bytes[..28]);
-        valid.then(|| Self {
-            base: u64_at(bytes, 8),
-            created_ms: u64_at(bytes, 16),
-            salt: u32_at(bytes, 24),
-        })
+        valid.then(|| Self { base: u64_at(bytes, 8), created_ms: u64_at(bytes, 16), salt: u32_at(bytes, 24) })
     }
 }
 
@@ -144,9 +140,7 @@ pub(crate) fn read_frame(
         return Ok(FrameRead::Bad("the frame's checksum does not match"));
     }
     if u64_at(&frame, 8) != expected {
-        return Ok(FrameRead::Bad(
-            "the frame's revision does not follow the one before",
-        ));
+        return Ok(FrameRead::Bad("the frame's revision does not follow the one before"));
     }
     match decode_records(&frame) {
         Some(events) => Ok(FrameRead::Frame(events, offset + frame.len() as u64)),
@@ -184,26 +178,16 @@ fn decode_records(frame: &[u8]) -> Option<Vec<Event>> {
             _ => return None,
         };
         let key = Arc::from(std::str::from_utf8(key).ok()?);
-        events.push(Event {
-            revision: first + index,
-            key,
-            value,
-        });
+        events.push(Event { revision: first + index, key, value });
         rest = body;
     }
     (rest.is_empty() && !events.is_empty()).then_some(events)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4]
-        .iter()
-        .rev()
-        .fold(0, |sum, byte| sum << 8 | u32::from(*byte))
+    bytes[at..at + 4].iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8]
-        .iter()
-        .rev()
-        .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    bytes[at..at + 8].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }

@@ -81,9 +81,7 @@ impl SimulatedDisk {
             dark: false,
             capacity: u64::MAX,
         };
-        Self {
-            inner: Arc::new(Mutex::new(inner)),
-        }
+        Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
     /// Arms a fault, this many changing operations from now.
@@ -215,10 +213,7 @@ impl Inner {
     }
 
     fn used(&self) -> u64 {
-        self.names
-            .values()
-            .map(|id| self.files[id].written.len() as u64)
-            .sum()
+        self.names.values().map(|id| self.files[id].written.len() as u64).sum()
     }
 }
 
@@ -234,10 +229,7 @@ impl Disk for SimulatedDisk {
     fn open(&self, name: &str) -> io::Result<Box<dyn File>> {
         let inner = lock(&self.inner);
         let id = *inner.names.get(name).ok_or_else(not_found)?;
-        Ok(Box::new(SimulatedFile {
-            disk: self.clone(),
-            id,
-        }))
+        Ok(Box::new(SimulatedFile { disk: self.clone(), id }))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn File>> {
@@ -255,10 +247,7 @@ impl Disk for SimulatedDisk {
                 inner.names.insert(name.into(), id);
             }
         })?;
-        Ok(Box::new(SimulatedFile {
-            disk: self.clone(),
-            id,
-        }))
+        Ok(Box::new(SimulatedFile { disk: self.clone(), id }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -308,11 +297,7 @@ struct SimulatedFile {
 }
 
 impl SimulatedFile {
-    fn change(
-        &mut self,
-        change: impl FnOnce(&mut Contents, usize),
-        whole: usize,
-    ) -> io::Result<()> {
+    fn change(&mut self, change: impl FnOnce(&mut Contents, usize), whole: usize) -> io::Result<()> {
         let mut inner = lock(&self.disk.inner);
         let was_dark = inner.dark;
         let room = inner.capacity.saturating_sub(inner.used()) as usize;
@@ -322,11 +307,7 @@ impl SimulatedFile {
             verdict = Verdict::Partly(full());
             part = room;
         } else if matches!(verdict, Verdict::Partly(_)) {
-            part = if was_dark {
-                0
-            } else {
-                inner.random.random_range(0..=whole)
-            };
+            part = if was_dark { 0 } else { inner.random.random_range(0..=whole) };
         }
         if !was_dark {
             change(inner.files.entry(self.id).or_default(), part);
@@ -340,10 +321,7 @@ impl SimulatedFile {
 
 impl File for SimulatedFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.change(
-            |file, part| file.written.extend_from_slice(&bytes[..part]),
-            bytes.len(),
-        )
+        self.change(|file, part| file.written.extend_from_slice(&bytes[..part]), bytes.len())
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -365,22 +343,13 @@ impl File for SimulatedFile {
         if let Verdict::Partly(error) = inner.changing() {
             return Err(error);
         }
-        inner
-            .files
-            .entry(self.id)
-            .or_default()
-            .written
-            .truncate(length as usize);
+        inner.files.entry(self.id).or_default().written.truncate(length as usize);
         Ok(())
     }
 
     fn length(&self) -> io::Result<u64> {
         let inner = lock(&self.disk.inner);
-        inner
-            .files
-            .get(&self.id)
-            .map(|file| file.written.len() as u64)
-            .ok_or_else(not_found)
+        inner.files.get(&self.id).map(|file| file.written.len() as u64).ok_or_else(not_found)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -411,10 +380,7 @@ struct EngineState {
 
 impl SimulatedEngine {
     pub(crate) fn new(disk: SimulatedDisk) -> Self {
-        Self {
-            disk,
-            state: Arc::default(),
-        }
+        Self { disk, state: Arc::default() }
     }
 
     /// Keeps the last checkpoint and any part of what came after it.
@@ -429,13 +395,8 @@ impl SimulatedEngine {
                 change(&mut map, &event);
             }
         }
-        *state = EngineState {
-            map: map.clone(),
-            revision,
-            durable: map,
-            durable_revision: revision,
-            since: Vec::new(),
-        };
+        *state =
+            EngineState { map: map.clone(), revision, durable: map, durable_revision: revision, since: Vec::new() };
     }
 
     pub(crate) fn map(&self) -> BTreeMap<String, KeyValue> {
@@ -448,14 +409,7 @@ fn change(map: &mut BTreeMap<String, KeyValue>, event: &Event) {
     match &event.value {
         Some(value) => {
             let (value, revision) = (value.clone(), event.revision);
-            map.insert(
-                key,
-                KeyValue {
-                    key: event.key.clone(),
-                    value,
-                    revision,
-                },
-            );
+            map.insert(key, KeyValue { key: event.key.clone(), value, revision });
         }
         None => {
             map.remove(&key);
@@ -472,22 +426,14 @@ impl Engine for SimulatedEngine {
         Ok(lock(&self.state).map.get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<KeyValue>, Error> {
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<KeyValue>, Error> {
         let state = lock(&self.state);
         let entries = state
             .map
             .values()
             .filter(|entry| entry.key.starts_with(prefix))
             .filter(|entry| after.is_none_or(|after| *entry.key > *after));
-        Ok(entries
-            .take(if limit == 0 { usize::MAX } else { limit })
-            .cloned()
-            .collect())
+        Ok(entries.take(if limit == 0 { usize::MAX } else { limit }).cloned().collect())
     }
 
     fn apply(&self, events: &[Event]) -> Result<(), Error> {

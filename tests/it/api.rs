@@ -15,7 +15,10 @@ fn kubectl_reads_discovery_explains_and_tables() {
     assert!(c.kubectl(&["version", "-o", "json"]).contains("v1.35."));
     assert_eq!(c.kubectl(&["auth", "can-i", "create", "pods"]).trim(), "yes");
     let anonymous = c.refused(&["get", "pods", "--as", "nobody"], "");
-    assert!(anonymous.contains(r#"User "nobody" cannot list resource "pods" in API group "" in the namespace "default""#), "{anonymous}");
+    assert!(
+        anonymous.contains(r#"User "nobody" cannot list resource "pods" in API group "" in the namespace "default""#),
+        "{anonymous}"
+    );
 }
 
 #[test]
@@ -44,7 +47,11 @@ fn objects_are_created_changed_selected_and_deleted() {
     assert_eq!(names(&["-l", "app=one"]).len(), 0);
     let before = c.field(&["cm", "c"], ".metadata.resourceVersion");
     c.apply(&map("c", "two"));
-    assert_eq!(c.field(&["cm", "c"], ".metadata.resourceVersion"), before, "an apply that changes nothing writes nothing");
+    assert_eq!(
+        c.field(&["cm", "c"], ".metadata.resourceVersion"),
+        before,
+        "an apply that changes nothing writes nothing"
+    );
 }
 
 #[test]
@@ -53,11 +60,15 @@ fn bad_input_gets_a_clear_error_and_loses_nothing() {
     let refused = |manifest: &str| c.refused(&["apply", "-f", "-"], manifest);
     let unknown = refused("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\ndtaa: {k: v}\n");
     assert!(unknown.contains(r#"unknown field "dtaa""#), "{unknown}");
-    let kind = c.refused(&["apply", "--validate=false", "-f", "-"], "apiVersion: v1\nkind: Nothing\nmetadata: {name: a}\n");
+    let kind =
+        c.refused(&["apply", "--validate=false", "-f", "-"], "apiVersion: v1\nkind: Nothing\nmetadata: {name: a}\n");
     assert!(kind.contains("no matches for kind"), "{kind}");
     let name = refused("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: A_b}\n");
     assert!(name.contains("a lowercase RFC 1123 subdomain must consist of"), "{name}");
-    let types = c.refused(&["create", "--validate=false", "-f", "-"], "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: x}\n");
+    let types = c.refused(
+        &["create", "--validate=false", "-f", "-"],
+        "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: x}\n",
+    );
     assert!(types.contains("cannot unmarshal string"), "{types}");
     let pod = refused("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c}]}\n");
     assert!(pod.contains("spec.containers[0].image: Required value"), "{pod}");
@@ -67,10 +78,14 @@ fn bad_input_gets_a_clear_error_and_loses_nothing() {
     assert!(field.contains("field label not supported: spec.nothing"), "{field}");
     let namespace = c.refused(&["delete", "ns", "kube-system"], "");
     assert!(namespace.contains("this namespace may not be deleted"), "{namespace}");
-    let large = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{k: {}}}\n", "x".repeat(1_100_000));
+    let large =
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{k: {}}}\n", "x".repeat(1_100_000));
     let large = c.refused(&["create", "-f", "-"], &large);
     assert!(large.contains("Too long"), "{large}");
-    assert_eq!(c.kubectl(&["get", "cm,pods,svc", "-o", "name"]).split_whitespace().collect::<Vec<_>>(), ["configmap/kube-root-ca.crt", "service/kubernetes"]);
+    assert_eq!(
+        c.kubectl(&["get", "cm,pods,svc", "-o", "name"]).split_whitespace().collect::<Vec<_>>(),
+        ["configmap/kube-root-ca.crt", "service/kubernetes"]
+    );
 }
 
 #[test]
@@ -78,13 +93,20 @@ fn tokens_are_issued_for_accounts_and_forged_ones_are_refused() {
     let c = Cluster::start();
     crate::lab::eventually("the default account", || c.field(&["sa", "default"], ".metadata.name") == "default");
     let request = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"TokenRequest","spec":{}}"#;
-    let raw = c.apply_with(&["create", "--raw", "/api/v1/namespaces/default/serviceaccounts/default/token", "-f", "-"], request);
+    let raw = c.apply_with(
+        &["create", "--raw", "/api/v1/namespaces/default/serviceaccounts/default/token", "-f", "-"],
+        request,
+    );
     let token = raw.split(r#""token":""#).nth(1).and_then(|t| t.split('"').next()).unwrap().to_owned();
     let as_token = |token: &str| {
         let kubeconfig = std::fs::read_to_string(c.kubeconfig()).unwrap();
         let without: String = kubeconfig.lines().filter(|l| !l.contains("client-")).map(|l| format!("{l}\n")).collect();
         let path = c.directory().join("token.yaml");
-        std::fs::write(&path, without.replace("user: {}", "").replace("    user:\n", &format!("    user:\n      token: {token}\n"))).unwrap();
+        std::fs::write(
+            &path,
+            without.replace("user: {}", "").replace("    user:\n", &format!("    user:\n      token: {token}\n")),
+        )
+        .unwrap();
         let out = std::process::Command::new("kubectl")
             .args(["--kubeconfig", &path.display().to_string(), "get", "pods", "--token", token])
             .output()
@@ -116,7 +138,12 @@ fn a_second_server_on_the_same_directory_or_port_is_told_so() {
     let directory = server(&["--data-dir", &data, "--https-listen-port=0"]);
     assert!(directory.contains("in use by another process"), "{directory}");
     let text = std::fs::read_to_string(c.kubeconfig()).unwrap();
-    let port = text.lines().find_map(|l| l.trim().strip_prefix("server: ")).and_then(|u| u.rsplit(':').next()).unwrap().to_owned();
+    let port = text
+        .lines()
+        .find_map(|l| l.trim().strip_prefix("server: "))
+        .and_then(|u| u.rsplit(':').next())
+        .unwrap()
+        .to_owned();
     let elsewhere = c.directory().join("elsewhere").display().to_string();
     let port = server(&["--data-dir", &elsewhere, &format!("--https-listen-port={port}")]);
     assert!(port.contains("is another server running? Choose another port with --https-listen-port"), "{port}");

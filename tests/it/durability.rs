@@ -28,7 +28,9 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed_under_writers() {
                     }
                 });
             }
-            crate::lab::eventually("some writes are acknowledged", || acknowledged.lock().unwrap().len() >= 20 * (round + 1));
+            crate::lab::eventually("some writes are acknowledged", || {
+                acknowledged.lock().unwrap().len() >= 20 * (round + 1)
+            });
             stop.store(true, Ordering::Relaxed);
             // The writers are in the middle of their last calls.
             kill_now(c);
@@ -37,7 +39,8 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed_under_writers() {
         c.run();
         let there = c.kubectl(&["get", "cm", "-o", "jsonpath={.items[*].metadata.name}"]);
         let there: std::collections::BTreeSet<&str> = there.split_whitespace().collect();
-        let lost: Vec<String> = acknowledged.lock().unwrap().iter().filter(|n| !there.contains(n.as_str())).cloned().collect();
+        let lost: Vec<String> =
+            acknowledged.lock().unwrap().iter().filter(|n| !there.contains(n.as_str())).cloned().collect();
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     }
 }

@@ -40,7 +40,9 @@ fn rooms_know_only_whom_they_may() {
     for (room, may) in allowed {
         let manifest = std::fs::read_to_string(root.join("src").join(room).join("Cargo.toml")).unwrap();
         for other in &rooms {
-            let uses = manifest.lines().any(|l| l.starts_with(&format!("{other}.workspace")) || l.starts_with(&format!("{other} =")));
+            let uses = manifest
+                .lines()
+                .any(|l| l.starts_with(&format!("{other}.workspace")) || l.starts_with(&format!("{other} =")));
             assert!(!uses || may.contains(other), "{room} must not know {other}");
         }
     }

@@ -38,7 +38,10 @@ fn set_pod_status(c: &Cluster, pod: &str, status: &str) {
 }
 
 fn pods(c: &Cluster, selector: &str) -> Vec<String> {
-    c.kubectl(&["get", "pods", "-l", selector, "-o", "name"]).split_whitespace().map(|p| p.trim_start_matches("pod/").to_owned()).collect()
+    c.kubectl(&["get", "pods", "-l", selector, "-o", "name"])
+        .split_whitespace()
+        .map(|p| p.trim_start_matches("pod/").to_owned())
+        .collect()
 }
 
 #[test]
@@ -67,8 +70,14 @@ fn a_workload_is_made_scheduled_balanced_rolled_out_and_undone() {
         set_pod_status(&c, pod, &status);
     }
     eventually("the slice has three endpoints", || {
-        c.kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", "jsonpath={.items[*].endpoints[*].conditions.ready}"])
-            == "true true true"
+        c.kubectl(&[
+            "get",
+            "endpointslices",
+            "-l",
+            "kubernetes.io/service-name=web",
+            "-o",
+            "jsonpath={.items[*].endpoints[*].conditions.ready}",
+        ]) == "true true true"
     });
     c.kubectl(&["rollout", "status", "deployment/web", "--timeout=20s"]);
 
@@ -76,15 +85,26 @@ fn a_workload_is_made_scheduled_balanced_rolled_out_and_undone() {
     c.kubectl(&["wait", "--for=condition=complete", "job/job", "--timeout=20s"]);
     assert_eq!(c.field(&["job", "job"], ".status.succeeded"), "1");
 
-    c.kubectl(&["patch", "deployment", "web", "-p", r#"{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"nginx:2"}]}}}}"#]);
-    eventually("a second replica set", || c.kubectl(&["get", "rs", "-l", "app=web", "-o", "name"]).lines().count() == 2);
+    c.kubectl(&[
+        "patch",
+        "deployment",
+        "web",
+        "-p",
+        r#"{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"nginx:2"}]}}}}"#,
+    ]);
+    eventually("a second replica set", || {
+        c.kubectl(&["get", "rs", "-l", "app=web", "-o", "name"]).lines().count() == 2
+    });
     assert_eq!(c.field(&["deployment", "web"], ".metadata.annotations.deployment\\.kubernetes\\.io/revision"), "2");
     c.kubectl(&["rollout", "undo", "deployment/web", "--to-revision=1"]);
     eventually("the first template is back as revision 3", || {
         c.field(&["deployment", "web"], ".metadata.annotations.deployment\\.kubernetes\\.io/revision") == "3"
     });
     c.kubectl(&["scale", "deployment/web", "--replicas=0"]);
-    eventually("no pod is wanted", || c.field(&["deployment", "web"], ".status.replicas") == "0" || c.field(&["deployment", "web"], ".status.replicas").is_empty());
+    eventually("no pod is wanted", || {
+        c.field(&["deployment", "web"], ".status.replicas") == "0"
+            || c.field(&["deployment", "web"], ".status.replicas").is_empty()
+    });
 }
 
 #[test]
@@ -97,7 +117,8 @@ fn deleting_an_owner_in_each_way_does_what_upstream_does() {
         c.kubectl(&["delete", "deployment", "web", &format!("--cascade={policy}")]);
         if policy == "orphan" {
             eventually("the replica set has no owner", || {
-                c.kubectl(&["get", "rs", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.ownerReferences}"]).is_empty()
+                c.kubectl(&["get", "rs", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.ownerReferences}"])
+                    .is_empty()
             });
             assert_eq!(pods(&c, "app=web").len(), 3);
         } else {
@@ -124,6 +145,8 @@ fn a_silent_node_is_given_up_and_its_pods_move() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers: [{name: c, image: i}]\n  tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 1}]\n";
     c.apply(pod);
     eventually("the pod is bound", || c.field(&["pod", "p"], ".spec.nodeName") == "quiet");
-    eventually("the node is given up", || c.field(&["node", "quiet"], ".status.conditions[?(@.type==\"Ready\")].status") == "Unknown");
+    eventually("the node is given up", || {
+        c.field(&["node", "quiet"], ".status.conditions[?(@.type==\"Ready\")].status") == "Unknown"
+    });
     eventually("the pod is told to go", || !c.field(&["pod", "p"], ".metadata.deletionTimestamp").is_empty());
 }

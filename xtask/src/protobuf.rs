@@ -76,7 +76,9 @@ fn read_file(text: &str, module: &[String], messages: &mut Messages) {
             declaration.push_str(line);
             let closed = declaration.matches('<').count() == declaration.matches('>').count();
             if closed && line.ends_with(',') {
-                if let (Some(message), Some(field)) = (&current, field(&attribute.take().unwrap_or_default(), &declaration, module)) {
+                if let (Some(message), Some(field)) =
+                    (&current, field(&attribute.take().unwrap_or_default(), &declaration, module))
+                {
                     messages.entry(message.clone()).or_default().push(field);
                 }
                 attribute = None;
@@ -93,7 +95,11 @@ fn field(attribute: &str, declaration: &str, module: &[String]) -> Option<Field>
     let tag = attribute.split("tag = \"").nth(1)?.split('"').next()?.parse().ok()?;
     let (name, kind_text) = declaration.strip_prefix("pub ")?.split_once(':')?;
     let map = attribute.contains("map = ");
-    let value = if map { attribute.split("map = \"").nth(1)?.split('"').next()?.split(", ").nth(1)? } else { attribute.strip_prefix("#[prost(")?.split([',', ' ', '=']).next()? };
+    let value = if map {
+        attribute.split("map = \"").nth(1)?.split('"').next()?.split(", ").nth(1)?
+    } else {
+        attribute.strip_prefix("#[prost(")?.split([',', ' ', '=']).next()?
+    };
     let kind = match value {
         "string" => "s",
         "bytes" => "b",
@@ -181,8 +187,18 @@ fn table(messages: &Messages, definitions: &serde_json::Map<String, Value>) -> S
         names.extend(inherited.get(message).cloned().unwrap_or_default());
         let _ = writeln!(out, "{}", message.trim_start_matches("io.k8s."));
         for f in &messages[message] {
-            let json = if inlined.contains(&(message.clone(), f.tag)) { "~".to_owned() } else { names.get(&flat(&f.name)).cloned().unwrap_or_else(|| camel(&f.name)) };
-            let shape = if f.map { "%" } else if f.repeated { "*" } else { "" };
+            let json = if inlined.contains(&(message.clone(), f.tag)) {
+                "~".to_owned()
+            } else {
+                names.get(&flat(&f.name)).cloned().unwrap_or_else(|| camel(&f.name))
+            };
+            let shape = if f.map {
+                "%"
+            } else if f.repeated {
+                "*"
+            } else {
+                ""
+            };
             let of = f.of.as_deref().map(|o| format!(" {}", o.trim_start_matches("io.k8s."))).unwrap_or_default();
             let _ = writeln!(out, " {} {json} {}{shape}{of}", f.tag, f.kind);
         }

@@ -23,10 +23,7 @@ const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 pub fn run(input: &Path, output: &Path) -> anyhow::Result<()> {
     let text = fs::read(input).with_context(|| format!("reading {}", input.display()))?;
     let mut document: Value = serde_json::from_slice(&text)?;
-    let definitions = document
-        .get_mut("$defs")
-        .and_then(Value::as_object_mut)
-        .context("the file has no $defs")?;
+    let definitions = document.get_mut("$defs").and_then(Value::as_object_mut).context("the file has no $defs")?;
     let mut all = BTreeMap::new();
     for (name, mut schema) in std::mem::take(definitions) {
         let has_kind = schema.get("x-kubernetes-group-version-kind").is_some();

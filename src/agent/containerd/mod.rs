@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use containerd_client::services::v1::SubscribeRequest;
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::version_client::VersionClient;
-use containerd_client::services::v1::SubscribeRequest;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
@@ -72,12 +72,14 @@ pub enum Error {
 /// Never for a sane path; the signature is tonic's.
 pub fn channel(socket: &Path) -> Result<Channel, tonic::transport::Error> {
     let path = socket.to_owned();
-    Ok(Endpoint::try_from("http://[::]")?.connect_with_connector_lazy(tower::service_fn(move |_| {
-        let path = path.clone();
-        async move {
-            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?))
-        }
-    })))
+    Ok(
+        Endpoint::try_from("http://[::]")?.connect_with_connector_lazy(tower::service_fn(move |_| {
+            let path = path.clone();
+            async move {
+                Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(path).await?))
+            }
+        })),
+    )
 }
 
 /// Finds a program where the system keeps programs.
@@ -98,7 +100,11 @@ fn search_path() -> String {
 ///
 /// # Errors
 /// When a program is missing or containerd does not come up.
-pub async fn start(config: &Config, tasks: &TaskTracker, cancel: CancellationToken) -> Result<(Channel, PathBuf), Error> {
+pub async fn start(
+    config: &Config,
+    tasks: &TaskTracker,
+    cancel: CancellationToken,
+) -> Result<(Channel, PathBuf), Error> {
     if let Some(endpoint) = &config.container_runtime_endpoint {
         let socket = PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint));
         let channel = channel(&socket).map_err(|e| Error::Endpoint(endpoint.clone(), e))?;

@@ -63,7 +63,9 @@ impl Backoffs {
     pub fn next(&mut self, name: &str, finished: Timestamp) {
         let fresh = Entry { delay: BACKOFF_FIRST, updated: finished };
         let entry = match self.0.get(name) {
-            Some(e) if Duration::try_from(finished.duration_since(e.updated)).unwrap_or_default() <= BACKOFF_MAX * 2 => {
+            Some(e)
+                if Duration::try_from(finished.duration_since(e.updated)).unwrap_or_default() <= BACKOFF_MAX * 2 =>
+            {
                 Entry { delay: (e.delay * 2).min(BACKOFF_MAX), updated: finished }
             }
             _ => fresh,
@@ -276,7 +278,11 @@ impl Planner<'_> {
                     }
                 }
                 Some(s) if s.state == State::Unknown => {
-                    self.stop(&s, format!("Container {} is in unknown state, try killing it before restart", c.name), false);
+                    self.stop(
+                        &s,
+                        format!("Container {} is in unknown state, try killing it before restart", c.name),
+                        false,
+                    );
                 }
                 _ => self.start(&c.name, Role::Regular),
             }
@@ -289,8 +295,7 @@ fn is_done(pod: &Pod, seen: &Observed) -> bool {
     let Some(spec) = &pod.spec else { return true };
     !seen.containers.is_empty()
         && spec.containers.iter().all(|c| {
-            seen.latest(&c.name)
-                .is_some_and(|s| s.state == State::Exited && !should_restart(pod, c, Role::Regular, s))
+            seen.latest(&c.name).is_some_and(|s| s.state == State::Exited && !should_restart(pod, c, Role::Regular, s))
         })
 }
 

@@ -40,7 +40,9 @@ fn host_ports(pod: &Pod) -> HashSet<(String, String, i32)> {
     let on_host = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
     pod.spec
         .iter()
-        .flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten().filter(|c| resources::is_sidecar(c))))
+        .flat_map(|s| {
+            s.containers.iter().chain(s.init_containers.iter().flatten().filter(|c| resources::is_sidecar(c)))
+        })
         .flat_map(|c| c.ports.iter().flatten())
         .filter_map(|p| {
             let port = p.host_port.filter(|h| *h > 0).or(on_host.then_some(p.container_port))?;
@@ -72,7 +74,9 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: &NodeView) -> Result<(), Verdict>
     let out_of = |what: &str, requested: i64, used: i64, capacity: i64| {
         no(
             &format!("OutOf{what}"),
-            format!("Node didn't have enough resource: {what}, requested: {requested}, used: {used}, capacity: {capacity}"),
+            format!(
+                "Node didn't have enough resource: {what}, requested: {requested}, used: {used}, capacity: {capacity}"
+            ),
         )
     };
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
@@ -103,7 +107,10 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: &NodeView) -> Result<(), Verdict>
     }
     let ports = host_ports(pod);
     if others.iter().any(|p| ports_collide(&ports, &host_ports(p))) {
-        return no("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into());
+        return no(
+            "NodePorts",
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
+        );
     }
     Ok(())
 }
@@ -136,7 +143,8 @@ mod tests {
         assert_eq!(admit(&none, &[&none, &none], &node()).unwrap_err().reason, "OutOfpods");
         let elsewhere = pod(serde_json::json!({"containers": [], "nodeSelector": {"disk": "hdd"}}));
         assert_eq!(admit(&elsewhere, &[], &node()).unwrap_err().reason, "NodeAffinity");
-        let port = pod(serde_json::json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 80}]}]}));
+        let port =
+            pod(serde_json::json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "hostPort": 80}]}]}));
         assert_eq!(admit(&port, &[&port], &node()).unwrap_err().reason, "NodePorts");
     }
 }

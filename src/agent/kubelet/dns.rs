@@ -42,7 +42,9 @@ pub fn hosts_file(pod: &Pod, pod_ips: &[String], hostname: &str, domain: &str, o
         out.push_str(of_node);
     } else {
         out.push_str("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        out.push_str("fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n");
+        out.push_str(
+            "fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+        );
         for ip in pod_ips {
             if domain.is_empty() || hostname.contains('.') {
                 out.push_str(&format!("{ip}\t{hostname}\n"));
@@ -55,7 +57,11 @@ pub fn hosts_file(pod: &Pod, pod_ips: &[String], hostname: &str, domain: &str, o
     if !aliases.is_empty() {
         out.push_str("\n# Entries added by HostAliases.\n");
         for a in aliases {
-            out.push_str(&format!("{}\t{}\n", a.ip, a.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")));
+            out.push_str(&format!(
+                "{}\t{}\n",
+                a.ip,
+                a.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")
+            ));
         }
     }
     out
@@ -133,7 +139,9 @@ mod tests {
 
     #[test]
     fn cluster_first_searches_the_namespace_and_dns_config_adds_to_it() {
-        let p = pod(serde_json::json!({"containers": [], "dnsConfig": {"searches": ["x.org"], "options": [{"name": "ndots", "value": "2"}]}}));
+        let p = pod(
+            serde_json::json!({"containers": [], "dnsConfig": {"searches": ["x.org"], "options": [{"name": "ndots", "value": "2"}]}}),
+        );
         let d = resolvers(&p, &["10.43.0.10".parse().unwrap()], "cluster.local", Path::new("/nonexistent"));
         assert_eq!(d.servers, ["10.43.0.10"]);
         assert_eq!(d.searches, ["n.svc.cluster.local", "svc.cluster.local", "cluster.local", "x.org"]);

@@ -101,7 +101,12 @@ pub fn field(pod: &Pod, path: &str, facts: &PodFacts) -> Result<String, String> 
 ///
 /// # Errors
 /// When the container or the resource is unknown.
-pub fn resource_field(pod: &Pod, own: Option<&Container>, r: &ResourceFieldSelector, facts: &PodFacts) -> Result<String, String> {
+pub fn resource_field(
+    pod: &Pod,
+    own: Option<&Container>,
+    r: &ResourceFieldSelector,
+    facts: &PodFacts,
+) -> Result<String, String> {
     let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
     let container = match r.container_name.as_deref().filter(|n| !n.is_empty()) {
         Some(name) => spec
@@ -112,7 +117,8 @@ pub fn resource_field(pod: &Pod, own: Option<&Container>, r: &ResourceFieldSelec
             .ok_or_else(|| format!("container {name} not found"))?,
         None => own.ok_or("no container is named")?,
     };
-    let (list, name) = r.resource.split_once('.').ok_or_else(|| format!("unsupported container resource : {}", r.resource))?;
+    let (list, name) =
+        r.resource.split_once('.').ok_or_else(|| format!("unsupported container resource : {}", r.resource))?;
     let of = |m: Option<&BTreeMap<String, api::meta::api::resource::Quantity>>| m.and_then(|m| m.get(name)).cloned();
     let resources = container.resources.as_ref();
     let quantity = match list {
@@ -283,14 +289,9 @@ mod tests {
     #[test]
     fn references_are_expanded_as_upstream_does() {
         let look = |n: &str| (n == "A").then(|| "1".to_owned());
-        for (text, want) in [
-            ("$(A)", "1"),
-            ("$$(A)", "$(A)"),
-            ("$(B)", "$(B)"),
-            ("x$(A", "x$(A"),
-            ("$A$", "$A$"),
-            ("$$$(A)", "$1"),
-        ] {
+        for (text, want) in
+            [("$(A)", "1"), ("$$(A)", "$(A)"), ("$(B)", "$(B)"), ("x$(A", "x$(A"), ("$A$", "$A$"), ("$$$(A)", "$1")]
+        {
             assert_eq!(expand(text, look), want, "{text}");
         }
     }

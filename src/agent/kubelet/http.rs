@@ -73,7 +73,13 @@ fn tls() -> tokio_rustls::TlsConnector {
 ///
 /// # Errors
 /// What went wrong, for the event.
-pub async fn get(action: &HTTPGetAction, c: &Container, pod_ip: &str, agent: &str, timeout: Duration) -> Result<(u16, String), String> {
+pub async fn get(
+    action: &HTTPGetAction,
+    c: &Container,
+    pod_ip: &str,
+    agent: &str,
+    timeout: Duration,
+) -> Result<(u16, String), String> {
     let port = port(c, &action.port).ok_or_else(|| format!("the port of container {} cannot be found", c.name))?;
     let host = action.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| pod_ip.to_owned());
     let scheme = action.scheme.as_deref().unwrap_or("HTTP").to_ascii_lowercase();
@@ -81,7 +87,8 @@ pub async fn get(action: &HTTPGetAction, c: &Container, pod_ip: &str, agent: &st
     let path = action.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".into());
     let path = if path.starts_with('/') { path } else { format!("/{path}") };
     let url = format!("{scheme}://{authority}{path}");
-    let mut request = http::Request::get(&path).header("user-agent", agent).header("accept", "*/*").header("connection", "close");
+    let mut request =
+        http::Request::get(&path).header("user-agent", agent).header("accept", "*/*").header("connection", "close");
     let mut has_host = false;
     for h in action.http_headers.iter().flatten() {
         has_host |= h.name.eq_ignore_ascii_case("host");
@@ -104,9 +111,9 @@ pub async fn get(action: &HTTPGetAction, c: &Container, pod_ip: &str, agent: &st
     match tokio::time::timeout(timeout, exchange).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(e)) => Err(format!("Get \"{url}\": {e}")),
-        Err(_) => Err(format!(
-            "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
-        )),
+        Err(_) => {
+            Err(format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
+        }
     }
 }
 

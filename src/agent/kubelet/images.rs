@@ -56,9 +56,10 @@ impl std::fmt::Debug for Images {
 
 /// `Always`, `IfNotPresent` or `Never`; `Always` for images without a tag or tagged `latest`.
 fn policy(c: &Container, image: &str) -> String {
-    c.image_pull_policy.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| {
-        if image.ends_with(":latest") { "Always".into() } else { "IfNotPresent".into() }
-    })
+    c.image_pull_policy
+        .clone()
+        .filter(|p| !p.is_empty())
+        .unwrap_or_else(|| if image.ends_with(":latest") { "Always".into() } else { "IfNotPresent".into() })
 }
 
 /// Whether an entry of a docker configuration is for an image; the longer match wins.
@@ -72,7 +73,11 @@ fn matches(entry: &str, image: &str) -> bool {
         || (host.contains('*')
             && host.split('.').count() == image_host.split('.').count()
             && host.split('.').zip(image_host.split('.')).all(|(p, h)| p == "*" || p == h));
-    host_fits && (path.is_empty() || image_path == path || image_path.starts_with(&format!("{path}/")) || image_path.starts_with(&format!("{path}:")))
+    host_fits
+        && (path.is_empty()
+            || image_path == path
+            || image_path.starts_with(&format!("{path}/"))
+            || image_path.starts_with(&format!("{path}:")))
 }
 
 /// The credentials for an image in a docker configuration, the best match first.
@@ -126,8 +131,13 @@ impl Images {
             waiting: Waiting { reason: reason.to_owned(), message },
             retry_at: Timestamp::now() + SignedDuration::try_from(wait).unwrap_or_default(),
         };
-        if spelled.is_empty() || spelled.contains(char::is_whitespace) || spelled.chars().any(|c| c.is_ascii_uppercase() && !spelled.contains([':', '@'])) {
-            let message = format!("Failed to apply default image tag {spelled:?}: couldn't parse image name {spelled:?}: invalid reference format");
+        if spelled.is_empty()
+            || spelled.contains(char::is_whitespace)
+            || spelled.chars().any(|c| c.is_ascii_uppercase() && !spelled.contains([':', '@']))
+        {
+            let message = format!(
+                "Failed to apply default image tag {spelled:?}: couldn't parse image name {spelled:?}: invalid reference format"
+            );
             self.recorder.warning(about.clone(), "InspectFailed", message.clone());
             return Err(fail("InvalidImageName", message, BACKOFF_MAX));
         }
@@ -149,7 +159,8 @@ impl Images {
         };
         match (policy.as_str(), present) {
             ("Never" | "IfNotPresent", Some(i)) => {
-                let message = format!("Container image {spelled:?} already present on machine and can be accessed by the pod");
+                let message =
+                    format!("Container image {spelled:?} already present on machine and can be accessed by the pod");
                 self.recorder.normal(about.clone(), "Pulled", message);
                 return Ok(i);
             }
@@ -175,7 +186,8 @@ impl Images {
             Ok(i) => {
                 self.failures.lock().unwrap_or_else(|e| e.into_inner()).remove(&key);
                 let took = begun.elapsed().as_millis();
-                let message = format!("Successfully pulled image {spelled:?} in {took}ms. Image size: {} bytes.", i.size);
+                let message =
+                    format!("Successfully pulled image {spelled:?} in {took}ms. Image size: {} bytes.", i.size);
                 self.recorder.normal(about.clone(), "Pulled", message);
                 Ok(i)
             }
@@ -183,7 +195,11 @@ impl Images {
                 let delay = held.map_or(BACKOFF_FIRST, |f| (f.delay * 2).min(BACKOFF_MAX));
                 let until = Timestamp::now() + SignedDuration::try_from(delay).unwrap_or_default();
                 let message = format!("failed to pull image {spelled:?}: {}", e.message);
-                self.recorder.warning(about.clone(), "Failed", format!("Failed to pull image {spelled:?}: {}", e.message));
+                self.recorder.warning(
+                    about.clone(),
+                    "Failed",
+                    format!("Failed to pull image {spelled:?}: {}", e.message),
+                );
                 self.recorder.warning(about.clone(), "Failed", "Error: ErrImagePull");
                 let failure = Failure { delay, until, message: format!("ErrImagePull: {message}") };
                 self.failures.lock().unwrap_or_else(|e| e.into_inner()).insert(key, failure);
@@ -238,7 +254,9 @@ impl Images {
                         Some(i) => Some(i),
                         None => self.runtime.image(&reference).await?,
                     };
-                    return found.ok_or_else(|| super::cri::Error::new(ErrorKind::NotFound, "the image vanished after its pull"));
+                    return found.ok_or_else(|| {
+                        super::cri::Error::new(ErrorKind::NotFound, "the image vanished after its pull")
+                    });
                 }
                 Err(e) => last = e,
             }

@@ -69,11 +69,18 @@ impl Machine {
         let mut hugepages = BTreeMap::new();
         for entry in std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(kib) = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")?.parse::<i64>().ok()) else {
+            let Some(kib) = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")?.parse::<i64>().ok())
+            else {
                 continue;
             };
             let count: i64 = read(&entry.path().join("nr_hugepages").to_string_lossy()).parse().unwrap_or(0);
-            let size = if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else if kib >= 1024 { format!("{}Mi", kib >> 10) } else { format!("{kib}Ki") };
+            let size = if kib >= 1 << 20 {
+                format!("{}Gi", kib >> 20)
+            } else if kib >= 1024 {
+                format!("{}Mi", kib >> 10)
+            } else {
+                format!("{kib}Ki")
+            };
             hugepages.insert(size, count * kib * 1024);
         }
         Machine {
@@ -155,11 +162,8 @@ fn readings(paths: &Paths) -> Vec<Reading> {
         })
     };
     let pids_max: i64 = read("/proc/sys/kernel/pid_max").parse().unwrap_or(i64::MAX);
-    let pids: i64 = read("/proc/loadavg")
-        .split_whitespace()
-        .nth(3)
-        .and_then(|f| f.split_once('/')?.1.parse().ok())
-        .unwrap_or(0);
+    let pids: i64 =
+        read("/proc/loadavg").split_whitespace().nth(3).and_then(|f| f.split_once('/')?.1.parse().ok()).unwrap_or(0);
     vec![
         Reading {
             kind: "MemoryPressure",
@@ -250,7 +254,10 @@ impl NodeKeeper {
         match self.shared.runtime.status().await {
             Ok(s) => {
                 for c in s.conditions.iter().filter(|c| c.r#type == "RuntimeReady" && !c.status) {
-                    why.push(format!("container runtime not ready: RuntimeReady=false reason:{} message:{}", c.reason, c.message));
+                    why.push(format!(
+                        "container runtime not ready: RuntimeReady=false reason:{} message:{}",
+                        c.reason, c.message
+                    ));
                 }
             }
             Err(e) => why.push(format!("container runtime is down: {e}")),
@@ -288,7 +295,9 @@ impl NodeKeeper {
             }
         }
         let changed = match self.not_ready().await {
-            None => add("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()).then_some("NodeReady"),
+            None => {
+                add("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()).then_some("NodeReady")
+            }
             Some(why) => add("Ready", false, "KubeletNotReady", why).then_some("NodeNotReady"),
         };
         if let Some(reason) = changed {
@@ -339,15 +348,19 @@ impl NodeKeeper {
             }
             return Ok(node);
         }
-        let not_ready = Taint { key: "node.kubernetes.io/not-ready".into(), effect: "NoSchedule".into(), ..Default::default() };
+        let not_ready =
+            Taint { key: "node.kubernetes.io/not-ready".into(), effect: "NoSchedule".into(), ..Default::default() };
         let mut taints = c.node_taints.clone();
         taints.push(not_ready);
-        let provider = if c.provider_id.is_empty() { format!("sampan://{}", c.node_name) } else { c.provider_id.clone() };
+        let provider =
+            if c.provider_id.is_empty() { format!("sampan://{}", c.node_name) } else { c.provider_id.clone() };
         let node = Node {
             metadata: ObjectMeta {
                 name: Some(c.node_name.clone()),
                 labels: Some(labels(c)),
-                annotations: Some([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())].into()),
+                annotations: Some(
+                    [("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())].into(),
+                ),
                 ..Default::default()
             },
             spec: Some(NodeSpec { provider_id: Some(provider), taints: Some(taints), ..Default::default() }),
@@ -404,7 +417,12 @@ impl NodeKeeper {
                 list.push(json!({"$patch": "replace"}));
             }
             let patch = json!({"status": value});
-            match self.shared.client.patch::<Node>("", &self.config().node_name, "status", PatchKind::Strategic, &patch).await {
+            match self
+                .shared
+                .client
+                .patch::<Node>("", &self.config().node_name, "status", PatchKind::Strategic, &patch)
+                .await
+            {
                 Ok(n) => {
                     known = (*n).clone();
                     last = Some((status, std::time::Instant::now()));
@@ -439,7 +457,13 @@ impl NodeKeeper {
         }
         let node = client.get_opt::<Node>("", name).await?;
         let owner = node.and_then(|n| n.metadata.uid.clone()).map(|uid| {
-            vec![OwnerReference { api_version: "v1".into(), kind: "Node".into(), name: name.clone(), uid, ..Default::default() }]
+            vec![OwnerReference {
+                api_version: "v1".into(),
+                kind: "Node".into(),
+                name: name.clone(),
+                uid,
+                ..Default::default()
+            }]
         });
         let lease = Lease {
             metadata: ObjectMeta {
@@ -498,7 +522,15 @@ fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
             c.last_heartbeat_time = None::<Time>;
         }
         c.sort_by(|x, y| x.type_.cmp(&y.type_));
-        (c, s.capacity.clone(), s.allocatable.clone(), s.addresses.clone(), s.node_info.clone(), s.images.clone(), s.daemon_endpoints.clone())
+        (
+            c,
+            s.capacity.clone(),
+            s.allocatable.clone(),
+            s.addresses.clone(),
+            s.node_info.clone(),
+            s.images.clone(),
+            s.daemon_endpoints.clone(),
+        )
     };
     strip(a) == strip(b)
 }

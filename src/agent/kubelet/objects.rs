@@ -150,7 +150,10 @@ impl Objects {
     pub async fn data(&self, user: &str, kind: Kind, namespace: &str, name: &str) -> Result<Option<Data>, String> {
         let informer = self.informer(user, kind, namespace, name);
         if tokio::time::timeout(FIRST, informer.synced()).await.is_err() {
-            return Err(format!("failed to sync {} cache: timed out waiting for the condition", kind.as_str().to_lowercase()));
+            return Err(format!(
+                "failed to sync {} cache: timed out waiting for the condition",
+                kind.as_str().to_lowercase()
+            ));
         }
         let key = api::key_of(namespace, name);
         Ok(match kind {

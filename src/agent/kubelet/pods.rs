@@ -115,7 +115,8 @@ fn read_manifests(dir: &Path, node: &str) -> BTreeMap<String, Arc<Pod>> {
         if name.starts_with('.') || ![".yaml", ".yml", ".json"].iter().any(|e| name.ends_with(e)) {
             continue;
         }
-        let pod = std::fs::read_to_string(&file).map_err(|e| e.to_string()).and_then(|t| read_manifest(&t, &name, node));
+        let pod =
+            std::fs::read_to_string(&file).map_err(|e| e.to_string()).and_then(|t| read_manifest(&t, &name, node));
         match pod {
             Ok(pod) => {
                 found.insert(key(&pod), Arc::new(pod));
@@ -258,11 +259,8 @@ impl Pods {
         let node = self.node.get::<Node>(&c.node_name);
         let mut labels = super::node::labels(c);
         labels.extend(node.as_ref().and_then(|n| n.metadata.labels.clone()).unwrap_or_default());
-        let mut allocatable = super::resources::Amounts {
-            cpu_millis: m.cpu_millis,
-            memory_bytes: m.memory_bytes,
-            ..Default::default()
-        };
+        let mut allocatable =
+            super::resources::Amounts { cpu_millis: m.cpu_millis, memory_bytes: m.memory_bytes, ..Default::default() };
         allocatable.others.insert("ephemeral-storage".into(), m.storage_bytes);
         for (name, q) in node.iter().filter_map(|n| n.status.as_ref()).flat_map(|s| s.allocatable.iter().flatten()) {
             if !matches!(name.as_str(), "cpu" | "memory" | "pods" | "ephemeral-storage") {
@@ -451,7 +449,8 @@ impl Pods {
                     return false;
                 }
                 // The status we wrote ourselves is no reason to look again.
-                let same = d.object.as_ref().zip(mirror.as_ref()).is_some_and(|(a, b)| a.metadata.uid == b.metadata.uid);
+                let same =
+                    d.object.as_ref().zip(mirror.as_ref()).is_some_and(|(a, b)| a.metadata.uid == b.metadata.uid);
                 d.object = mirror.clone();
                 !same
             });
@@ -479,7 +478,8 @@ impl Pods {
 
     /// Its worker is about to be made.
     fn is_expected(&self, uid: &str) -> bool {
-        self.api.objects().iter().any(|o| o.meta().uid == uid) || self.statics().values().any(|p| identity(p).uid == uid)
+        self.api.objects().iter().any(|o| o.meta().uid == uid)
+            || self.statics().values().any(|p| identity(p).uid == uid)
     }
 
     async fn clean_orphan(&self, uid: &str) -> Result<(), String> {

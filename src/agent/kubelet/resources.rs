@@ -179,7 +179,9 @@ pub fn qos(pod: &Pod) -> Qos {
     let Some(spec) = &pod.spec else { return Qos::BestEffort };
     let all: Vec<Option<&ResourceRequirements>> = match &spec.resources {
         Some(r) if r.limits.is_some() || r.requests.is_some() => vec![Some(r)],
-        _ => spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| c.resources.as_ref()).collect(),
+        _ => {
+            spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| c.resources.as_ref()).collect()
+        }
     };
     let (mut any, mut guaranteed) = (false, true);
     for r in all {
@@ -222,7 +224,13 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> 
         Qos::Burstable => {
             let request = requests(container.resources.as_ref()).memory_bytes;
             let score = 1000 - (1000 * request) / memory_capacity.max(1);
-            if score < 3 { 3 } else if score == 1000 { 999 } else { score }
+            if score < 3 {
+                3
+            } else if score == 1000 {
+                999
+            } else {
+                score
+            }
         }
     }
 }
@@ -246,7 +254,8 @@ mod tests {
     #[test]
     fn classes_follow_limits_and_requests() {
         let pod = |r: serde_json::Value| -> Pod {
-            serde_json::from_value(serde_json::json!({"spec": {"containers": [{"name": "a", "resources": r}]}})).unwrap()
+            serde_json::from_value(serde_json::json!({"spec": {"containers": [{"name": "a", "resources": r}]}}))
+                .unwrap()
         };
         assert_eq!(qos(&pod(serde_json::json!({}))), Qos::BestEffort);
         assert_eq!(qos(&pod(serde_json::json!({"requests": {"cpu": "1"}}))), Qos::Burstable);

@@ -9,7 +9,9 @@ use api::meta::util::intstr::IntOrString;
 
 use super::actions::{self, Role};
 use super::cri::v1;
-use super::observed::{CONTAINER_NAME, GRACE, HASH, MESSAGE_PATH, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID, RESTARTS};
+use super::observed::{
+    CONTAINER_NAME, GRACE, HASH, MESSAGE_PATH, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID, RESTARTS,
+};
 use super::resources;
 
 /// Annotations of our own on sandboxes.
@@ -188,7 +190,8 @@ pub fn sandbox(pod: &Pod, input: &SandboxInput<'_>) -> v1::PodSandboxConfig {
     }
     let mut labels_ = labels(&id);
     labels_.extend(pod.metadata.labels.clone().unwrap_or_default());
-    let mut annotations: HashMap<String, String> = pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
+    let mut annotations: HashMap<String, String> =
+        pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
     annotations.insert(GRACE.to_owned(), grace_seconds(pod).to_string());
     let s = security(pod);
     let privileged = all_containers(pod).any(is_privileged);
@@ -321,8 +324,17 @@ pub fn container(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> v1::Con
         let owned = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         (
             owned(&[
-                "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+                "/proc/asound",
+                "/proc/acpi",
+                "/proc/interrupts",
+                "/proc/kcore",
+                "/proc/keys",
+                "/proc/latency_stats",
+                "/proc/timer_list",
+                "/proc/timer_stats",
+                "/proc/sched_debug",
+                "/proc/scsi",
+                "/sys/firmware",
                 "/sys/devices/virtual/powercap",
             ]),
             owned(&["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]),
@@ -380,7 +392,10 @@ pub fn container(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> v1::Con
         stdin: c.stdin == Some(true),
         stdin_once: c.stdin_once == Some(true),
         tty: c.tty == Some(true),
-        linux: Some(v1::LinuxContainerConfig { resources: Some(linux_resources), security_context: Some(security_context) }),
+        linux: Some(v1::LinuxContainerConfig {
+            resources: Some(linux_resources),
+            security_context: Some(security_context),
+        }),
         ..Default::default()
     }
 }
@@ -401,7 +416,13 @@ pub fn check_non_root(pod: &Pod, c: &Container, image: &v1::Image) -> Result<(),
     if wanted != Some(true) {
         return Ok(());
     }
-    let who = format!("(pod: \"{}_{}({})\", container: {})", identity(pod).name, identity(pod).namespace, identity(pod).uid, c.name);
+    let who = format!(
+        "(pod: \"{}_{}({})\", container: {})",
+        identity(pod).name,
+        identity(pod).namespace,
+        identity(pod).uid,
+        c.name
+    );
     match own.and_then(|s| s.run_as_user).or_else(|| of_pod.and_then(|s| s.run_as_user)) {
         Some(0) => return Err(format!("container's runAsUser breaks non-root policy {who}")),
         Some(_) => return Ok(()),

@@ -47,9 +47,7 @@ pub(super) fn find(pod: &Pod, name: &str, role: Role) -> Option<Container> {
     match role {
         Role::Regular => s.containers.iter().find(|c| c.name == name).cloned(),
         Role::Init | Role::Sidecar => s.init_containers.iter().flatten().find(|c| c.name == name).cloned(),
-        Role::Ephemeral => {
-            s.ephemeral_containers.iter().flatten().find(|c| c.name == name).map(ephemeral_as_container)
-        }
+        Role::Ephemeral => s.ephemeral_containers.iter().flatten().find(|c| c.name == name).map(ephemeral_as_container),
     }
 }
 

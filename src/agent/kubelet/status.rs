@@ -84,9 +84,8 @@ pub fn seconds(t: Timestamp) -> Time {
 pub fn init_failed(pod: &Pod, seen: &Observed) -> bool {
     let Some(spec) = &pod.spec else { return false };
     spec.init_containers.iter().flatten().filter(|c| !is_sidecar(c)).any(|c| {
-        seen.latest(&c.name).is_some_and(|s| {
-            s.state == State::Exited && s.exit_code != 0 && !should_restart(pod, c, Role::Init, s)
-        })
+        seen.latest(&c.name)
+            .is_some_and(|s| s.state == State::Exited && s.exit_code != 0 && !should_restart(pod, c, Role::Init, s))
     })
 }
 
@@ -250,7 +249,8 @@ impl View<'_> {
         }
         let (mut running, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0);
         for status in regular {
-            let ended = |s: &Option<ContainerState>| s.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
+            let ended =
+                |s: &Option<ContainerState>| s.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
             if status.state.as_ref().is_some_and(|s| s.running.is_some()) {
                 running += 1;
             } else if let Some(code) = ended(&status.state) {
@@ -308,9 +308,7 @@ impl View<'_> {
             .unwrap_or_default()
             .iter()
             .zip(init)
-            .filter(|(s, status)| {
-                if is_sidecar(s) { status.started != Some(true) } else { !status.ready }
-            })
+            .filter(|(s, status)| if is_sidecar(s) { status.started != Some(true) } else { !status.ready })
             .map(|(s, _)| s.name.as_str())
             .collect();
         if past || missing_init.is_empty() {
@@ -341,14 +339,14 @@ impl View<'_> {
             .unwrap_or_default()
             .iter()
             .map(|g| g.condition_type.as_str())
-            .filter(|g| {
-                !self.old_conditions().iter().any(|c| c.type_ == **g && c.status == "True")
-            })
+            .filter(|g| !self.old_conditions().iter().any(|c| c.type_ == **g && c.status == "True"))
             .collect();
         if all_ready && !gates.is_empty() {
             let message = gates
                 .iter()
-                .map(|g| format!("corresponding condition of pod readiness gate \"{g}\" does not exist or is not \"True\"."))
+                .map(|g| {
+                    format!("corresponding condition of pod readiness gate \"{g}\" does not exist or is not \"True\".")
+                })
                 .collect::<Vec<_>>()
                 .join(", ");
             add("Ready", false, "ReadinessGatesNotReady", message);
@@ -408,12 +406,7 @@ impl View<'_> {
             match self.seen.ready_sandbox() {
                 Some(s) => s.ips.clone(),
                 // A pod keeps its last address until it is gone.
-                None => old
-                    .and_then(|s| s.pod_ips.clone())
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|i| i.ip)
-                    .collect(),
+                None => old.and_then(|s| s.pod_ips.clone()).unwrap_or_default().into_iter().map(|i| i.ip).collect(),
             }
         };
         let has_network = self.seen.ready_sandbox().is_some_and(|s| host_network || !s.ips.is_empty());
@@ -432,9 +425,7 @@ impl View<'_> {
             pod_ip: ips.first().cloned(),
             pod_ips: (!ips.is_empty()).then(|| ips.into_iter().map(|ip| PodIP { ip }).collect()),
             qos_class: Some(old.and_then(|s| s.qos_class.clone()).unwrap_or_else(|| qos(self.pod).as_str().to_owned())),
-            start_time: Some(
-                old.and_then(|s| s.start_time.clone()).unwrap_or_else(|| seconds(self.start_time)),
-            ),
+            start_time: Some(old.and_then(|s| s.start_time.clone()).unwrap_or_else(|| seconds(self.start_time))),
             observed_generation: self.pod.metadata.generation,
             ..carried_over(old)
         }

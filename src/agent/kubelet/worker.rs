@@ -65,7 +65,11 @@ impl Desired {
 
     fn grace(&self) -> Duration {
         let object = self.object.as_ref().unwrap_or(&self.pod);
-        let seconds = if self.pod.metadata.deletion_timestamp.is_some() { spec::grace_seconds(object) } else { spec::grace_seconds(&self.pod) };
+        let seconds = if self.pod.metadata.deletion_timestamp.is_some() {
+            spec::grace_seconds(object)
+        } else {
+            spec::grace_seconds(&self.pod)
+        };
         Duration::from_secs(u64::try_from(seconds).unwrap_or(30))
     }
 }

@@ -64,7 +64,12 @@ fn subresources(path: &str) -> Vec<&'static str> {
 }
 
 /// Lets a request through, or says why not.
-pub(super) async fn check<B>(shared: &Shared, request: &Request<B>, peer: Option<Peer>, path: &str) -> Result<(), Status> {
+pub(super) async fn check<B>(
+    shared: &Shared,
+    request: &Request<B>,
+    peer: Option<Peer>,
+    path: &str,
+) -> Result<(), Status> {
     let peer = match peer {
         Some(p) => p,
         None => {

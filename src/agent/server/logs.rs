@@ -34,7 +34,9 @@ struct Options {
 impl Options {
     fn of(query: &Query) -> Result<Options, Status> {
         let since = match (query.number("sinceSeconds")?, query.get("sinceTime")) {
-            (Some(_), Some(_)) => return Err(Status::bad_request("at most one of sinceTime or sinceSeconds may be specified")),
+            (Some(_), Some(_)) => {
+                return Err(Status::bad_request("at most one of sinceTime or sinceSeconds may be specified"));
+            }
             (Some(s), None) => Some(Timestamp::now() - SignedDuration::from_secs(s)),
             (None, Some(t)) => Some(t.parse().map_err(|e| Status::bad_request(format!("sinceTime: {e}")))?),
             (None, None) => None,
@@ -81,9 +83,10 @@ impl Options {
 impl Server {
     pub(super) async fn logs(&self, namespace: &str, name: &str, container: &str, query: &Query) -> Answer {
         let options = Options::of(query)?;
-        let (pod, seen) = self.pods.find(namespace, name).ok_or_else(|| {
-            Status::new(404, "NotFound", format!("pod {name:?} does not exist"))
-        })?;
+        let (pod, seen) = self
+            .pods
+            .find(namespace, name)
+            .ok_or_else(|| Status::new(404, "NotFound", format!("pod {name:?} does not exist")))?;
         let spec = pod.spec.clone().unwrap_or_default();
         let is_there = spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|c| c.name == container)
             || spec.ephemeral_containers.iter().flatten().any(|c| c.name == container);
@@ -101,7 +104,11 @@ impl Server {
             all.next().ok_or_else(|| {
                 let uid = identity(&pod).uid;
                 let why = self.shared.statuses.get(&uid).and_then(|s| {
-                    let all = s.container_statuses.into_iter().flatten().chain(s.init_container_statuses.into_iter().flatten());
+                    let all = s
+                        .container_statuses
+                        .into_iter()
+                        .flatten()
+                        .chain(s.init_container_statuses.into_iter().flatten());
                     all.into_iter().find(|c| c.name == container)?.state?.waiting?.reason
                 });
                 let why = why.unwrap_or_else(|| "ContainerCreating".into());

@@ -154,7 +154,8 @@ impl Server {
                 Ok::<_, std::convert::Infallible>(answer)
             }
         });
-        let served = Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+        let served =
+            Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await;
         if let Err(e) = served {
             tracing::debug!(error = %e, "a connection ended badly");
         }

@@ -33,14 +33,8 @@ fn read(path: &str) -> String {
 /// CPU time of the whole machine without idling, ns.
 fn node_cpu() -> u64 {
     let text = read("/proc/stat");
-    let ticks: Vec<u64> = text
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|w| w.parse().ok())
-        .collect();
+    let ticks: Vec<u64> =
+        text.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|w| w.parse().ok()).collect();
     let busy: u64 = ticks.iter().take(8).enumerate().filter(|(i, _)| *i != 3 && *i != 4).map(|(_, t)| t).sum();
     // A hundred ticks a second on every Linux there is.
     busy * 10_000_000
@@ -180,8 +174,16 @@ impl Stats {
         let now = Timestamp::now().as_millisecond();
         let seconds = |ns: u64| ns as f64 / 1e9;
         let memory = node_memory();
-        let _ = writeln!(out, "# TYPE node_cpu_usage_seconds_total counter\nnode_cpu_usage_seconds_total {} {now}", seconds(node_cpu()));
-        let _ = writeln!(out, "# TYPE node_memory_working_set_bytes gauge\nnode_memory_working_set_bytes {} {now}", memory.working_set);
+        let _ = writeln!(
+            out,
+            "# TYPE node_cpu_usage_seconds_total counter\nnode_cpu_usage_seconds_total {} {now}",
+            seconds(node_cpu())
+        );
+        let _ = writeln!(
+            out,
+            "# TYPE node_memory_working_set_bytes gauge\nnode_memory_working_set_bytes {} {now}",
+            memory.working_set
+        );
         let mut tables: [(&str, &str, String); 5] = [
             ("container_cpu_usage_seconds_total", "counter", String::new()),
             ("container_memory_working_set_bytes", "gauge", String::new()),
@@ -203,18 +205,30 @@ impl Stats {
             let labels = format!("{{container=\"{name}\",namespace=\"{namespace}\",pod=\"{pod}\"}}");
             let (Some(cpu), Some(m)) = (&c.cpu, &c.memory) else { continue };
             let at = cpu.timestamp / 1_000_000;
-            let _ = writeln!(tables[0].2, "{}{labels} {} {at}", tables[0].0, seconds(number(cpu.usage_core_nano_seconds.as_ref())));
+            let _ = writeln!(
+                tables[0].2,
+                "{}{labels} {} {at}",
+                tables[0].0,
+                seconds(number(cpu.usage_core_nano_seconds.as_ref()))
+            );
             let _ = writeln!(tables[1].2, "{}{labels} {} {at}", tables[1].0, number(m.working_set_bytes.as_ref()));
             if let Some(ns) = started.get(&a.id) {
                 let _ = writeln!(tables[2].2, "{}{labels} {}", tables[2].0, *ns as f64 / 1e9);
             }
         }
         for s in &sandboxes {
-            let (Some(m), Some(l)) = (s.attributes.as_ref().and_then(|a| a.metadata.as_ref()), &s.linux) else { continue };
+            let (Some(m), Some(l)) = (s.attributes.as_ref().and_then(|a| a.metadata.as_ref()), &s.linux) else {
+                continue;
+            };
             let labels = format!("{{namespace=\"{}\",pod=\"{}\"}}", m.namespace, m.name);
             let (Some(cpu), Some(memory)) = (&l.cpu, &l.memory) else { continue };
             let at = cpu.timestamp / 1_000_000;
-            let _ = writeln!(tables[3].2, "{}{labels} {} {at}", tables[3].0, seconds(number(cpu.usage_core_nano_seconds.as_ref())));
+            let _ = writeln!(
+                tables[3].2,
+                "{}{labels} {} {at}",
+                tables[3].0,
+                seconds(number(cpu.usage_core_nano_seconds.as_ref()))
+            );
             let _ = writeln!(tables[4].2, "{}{labels} {} {at}", tables[4].0, number(memory.working_set_bytes.as_ref()));
         }
         for (name, kind, lines) in tables {
@@ -235,11 +249,18 @@ impl Stats {
         for c in &containers {
             let Some(a) = &c.attributes else { continue };
             let Some((namespace, pod, _, name)) = container_names(&a.labels) else { continue };
-            let labels = format!("{{container=\"{name}\",id=\"{}\",name=\"{}\",namespace=\"{namespace}\",pod=\"{pod}\"}}", a.id, a.id);
+            let labels = format!(
+                "{{container=\"{name}\",id=\"{}\",name=\"{}\",namespace=\"{namespace}\",pod=\"{pod}\"}}",
+                a.id, a.id
+            );
             let seconds = number(c.cpu.as_ref().and_then(|c| c.usage_core_nano_seconds.as_ref())) as f64 / 1e9;
             let _ = writeln!(cpu, "container_cpu_usage_seconds_total{labels} {seconds}");
             if let Some(m) = &c.memory {
-                let _ = writeln!(working, "container_memory_working_set_bytes{labels} {}", number(m.working_set_bytes.as_ref()));
+                let _ = writeln!(
+                    working,
+                    "container_memory_working_set_bytes{labels} {}",
+                    number(m.working_set_bytes.as_ref())
+                );
                 let _ = writeln!(usage, "container_memory_usage_bytes{labels} {}", number(m.usage_bytes.as_ref()));
                 let _ = writeln!(rss, "container_memory_rss{labels} {}", number(m.rss_bytes.as_ref()));
             }

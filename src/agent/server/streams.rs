@@ -27,7 +27,10 @@ fn of_runtime(e: Error) -> Status {
 
 /// Whether containerd's streaming server has a WebSocket sub-protocol for exec and attach.
 fn is_known(protocol: &str) -> bool {
-    matches!(protocol, "" | "channel.k8s.io" | "base64.channel.k8s.io" | "v4.channel.k8s.io" | "v4.base64.channel.k8s.io")
+    matches!(
+        protocol,
+        "" | "channel.k8s.io" | "base64.channel.k8s.io" | "v4.channel.k8s.io" | "v4.base64.channel.k8s.io"
+    )
 }
 
 impl Server {
@@ -119,7 +122,8 @@ impl Server {
         query: &Query,
     ) -> Answer {
         let (_, seen) = self.pod(namespace, pod)?;
-        let sandbox = seen.ready_sandbox().ok_or_else(|| Status::new(404, "NotFound", "the pod's sandbox does not run"))?;
+        let sandbox =
+            seen.ready_sandbox().ok_or_else(|| Status::new(404, "NotFound", "the pod's sandbox does not run"))?;
         let port = query.all("port").iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
         let ask = v1::PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port };
         let url = self.shared.runtime.port_forward(ask).await.map_err(of_runtime)?;
@@ -151,10 +155,12 @@ impl Server {
             return Err(Status::new(403, "Forbidden", message));
         }
         let to: Uri = url.parse().map_err(|e| Status::internal(format!("the runtime's streaming URL: {e}")))?;
-        let authority = to.authority().ok_or_else(|| Status::internal("the runtime's streaming URL has no host"))?.clone();
-        let stream = TcpStream::connect((authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80)))
-            .await
-            .map_err(|e| Status::internal(format!("cannot reach the runtime's streaming server: {e}")))?;
+        let authority =
+            to.authority().ok_or_else(|| Status::internal("the runtime's streaming URL has no host"))?.clone();
+        let stream =
+            TcpStream::connect((authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80)))
+                .await
+                .map_err(|e| Status::internal(format!("cannot reach the runtime's streaming server: {e}")))?;
         let _ = stream.set_nodelay(true);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(Status::internal)?;
@@ -162,12 +168,13 @@ impl Server {
         self.shared.tasks.spawn(async move {
             let _ = cancel.run_until_cancelled(connection.with_upgrades()).await;
         });
-        let mut forward = Request::builder().method(request.method().clone()).uri(
-            to.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
-        );
+        let mut forward = Request::builder()
+            .method(request.method().clone())
+            .uri(to.path_and_query().map_or("/", http::uri::PathAndQuery::as_str));
         if let Some(headers) = forward.headers_mut() {
             for (k, v) in request.headers() {
-                if k != HOST && k != PROTOCOLS && k != http::header::AUTHORIZATION && k != http::header::CONTENT_LENGTH {
+                if k != HOST && k != PROTOCOLS && k != http::header::AUTHORIZATION && k != http::header::CONTENT_LENGTH
+                {
                     headers.append(k.clone(), v.clone());
                 }
             }

@@ -94,7 +94,11 @@ impl FakeApi {
     pub fn all<K: client::Kind>(&self) -> Vec<K> {
         let s = self.state.lock().unwrap();
         let of = Gvr::of::<K>();
-        s.objects.iter().filter(|((g, _), _)| *g == of).map(|(_, v)| serde_json::from_value(v.clone()).unwrap()).collect()
+        s.objects
+            .iter()
+            .filter(|((g, _), _)| *g == of)
+            .map(|(_, v)| serde_json::from_value(v.clone()).unwrap())
+            .collect()
     }
 
     fn commit(&self, s: &mut State, gvr: &Gvr, key: &str, new: Option<Value>) -> Arc<Object> {
@@ -136,7 +140,8 @@ impl FakeApi {
                 "expirationTimestamp": (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1)).to_string()}});
             return Ok(Arc::new(Object::from_value(&answer).unwrap()));
         }
-        let name = if call.verb == Verb::Create { body["metadata"]["name"].as_str().unwrap_or_default() } else { &call.name };
+        let name =
+            if call.verb == Verb::Create { body["metadata"]["name"].as_str().unwrap_or_default() } else { &call.name };
         let key = key_of(&call.namespace, name);
         let id = (call.gvr.clone(), key.clone());
         let found = s.objects.get(&id).cloned();
@@ -175,7 +180,8 @@ impl FakeApi {
                 let assigned = old["spec"]["nodeName"].is_string();
                 if plural == "pods" && assigned && grace > 0 {
                     let mut v = old;
-                    v["metadata"]["deletionTimestamp"] = json!(jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+                    v["metadata"]["deletionTimestamp"] =
+                        json!(jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
                     v["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
                     return Ok(self.commit(&mut s, &call.gvr, &key, Some(v)));
                 }

@@ -46,7 +46,8 @@ impl Kubelet {
     async fn create(&self, name: &str, spec: Value) {
         let mut spec = spec;
         spec["nodeName"] = json!("n1");
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name, "namespace": "d"}, "spec": spec})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": name, "namespace": "d"}, "spec": spec})).unwrap();
         self.api.client().create(&pod).await.unwrap();
     }
 
@@ -122,7 +123,11 @@ async fn what_others_write_into_a_status_is_put_right_or_taken_up() {
         return;
     }
     let k = Kubelet::new(&[]).await;
-    k.create("p", json!({"containers": [{"name": "c", "image": "a:1"}], "readinessGates": [{"conditionType": "x/gate"}]})).await;
+    k.create(
+        "p",
+        json!({"containers": [{"name": "c", "image": "a:1"}], "readinessGates": [{"conditionType": "x/gate"}]}),
+    )
+    .await;
     k.phase("p", "Running").await;
     let write = |kind: &str, status: &str| json!({"status": {"conditions": [{"type": kind, "status": status}]}});
     let client = k.api.client();
@@ -179,7 +184,9 @@ async fn a_container_that_fails_is_restarted_with_a_back_off() {
     let status = &pod.status.unwrap().container_statuses.unwrap()[0];
     assert_eq!(status.restart_count, 1);
     assert_eq!(status.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
-    assert!(status.state.as_ref().unwrap().waiting.as_ref().unwrap().message.as_ref().unwrap().starts_with("back-off 10s"));
+    assert!(
+        status.state.as_ref().unwrap().waiting.as_ref().unwrap().message.as_ref().unwrap().starts_with("back-off 10s")
+    );
     k.end().await;
 }
 
@@ -239,12 +246,16 @@ async fn config_maps_reach_files_and_environment_and_files_follow_their_changes(
             "volumes": [{"name": "v", "configMap": {"name": "m"}}]}),
     )
     .await;
-    until(&k.api, "FailedMount", || k.api.all::<Event>().into_iter().find(|e| e.reason.as_deref() == Some("FailedMount"))).await;
+    until(&k.api, "FailedMount", || {
+        k.api.all::<Event>().into_iter().find(|e| e.reason.as_deref() == Some("FailedMount"))
+    })
+    .await;
     k.api.client().create(&map("one")).await.unwrap();
     k.phase("p", "Running").await;
     let config = k.runtime.config("c").unwrap();
     assert_eq!(config.args, ["one"]);
-    let file = std::path::PathBuf::from(&config.mounts.iter().find(|m| m.container_path == "/v").unwrap().host_path).join("k");
+    let file =
+        std::path::PathBuf::from(&config.mounts.iter().find(|m| m.container_path == "/v").unwrap().host_path).join("k");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "one");
     let dir = crate::dirwatch::DirWatch::new(file.parent().unwrap());
     k.api.client().update(&map("two")).await.unwrap();
@@ -266,7 +277,8 @@ async fn a_pod_that_does_not_fit_fails_with_the_reason() {
     k.create("p", json!({"nodeSelector": {"none": "such"}, "containers": [{"name": "c", "image": "a:1"}]})).await;
     let pod = k.phase("p", "Failed").await;
     assert_eq!(pod.status.unwrap().reason.as_deref(), Some("NodeAffinity"));
-    k.create("q", json!({"containers": [{"name": "c", "image": "a:1", "resources": {"requests": {"cpu": "10000"}}}]})).await;
+    k.create("q", json!({"containers": [{"name": "c", "image": "a:1", "resources": {"requests": {"cpu": "10000"}}}]}))
+        .await;
     assert_eq!(k.phase("q", "Failed").await.status.unwrap().reason.as_deref(), Some("OutOfcpu"));
     k.end().await;
 }

@@ -179,15 +179,19 @@ async fn a_static_pod_runs_survives_the_agent_and_goes_with_its_manifest() {
     std::fs::write(host.config.static_pod_dir.join("web.yaml"), text).unwrap();
     let begun = std::time::Instant::now();
     host.start();
-    let pod = host.until_pod("default/web-static", "a running static pod", |p| (phase(p) == "Running").then(|| p.clone())).await;
+    let pod = host
+        .until_pod("default/web-static", "a running static pod", |p| (phase(p) == "Running").then(|| p.clone()))
+        .await;
     eprintln!("static pod running after {:?}", begun.elapsed());
     let id = pod.status.as_ref().unwrap().container_statuses.as_ref().unwrap()[0].container_id.clone().unwrap();
     assert!(host.log(&pod, "c", 0).contains("stdout F hello web-static"), "{}", host.log(&pod, "c", 0));
     // The agent goes and comes; the very same container runs on.
     host.stop().await;
     host.start();
-    until(&host.api, "a registered node", || host.api.get::<api::k8s::core::v1::Node>("static").and_then(|n| n.status)).await;
-    let again = host.until_pod("default/web-static", "the pod again", |p| (phase(p) == "Running").then(|| p.clone())).await;
+    until(&host.api, "a registered node", || host.api.get::<api::k8s::core::v1::Node>("static").and_then(|n| n.status))
+        .await;
+    let again =
+        host.until_pod("default/web-static", "the pod again", |p| (phase(p) == "Running").then(|| p.clone())).await;
     let status = &again.status.as_ref().unwrap().container_statuses.as_ref().unwrap()[0];
     assert_eq!(status.container_id.as_ref(), Some(&id));
     assert_eq!(status.restart_count, 0);
@@ -247,7 +251,9 @@ async fn connect(port: u16, tls: &Arc<rustls::ClientConfig>) -> tokio_rustls::cl
 async fn get(port: u16, tls: &Arc<rustls::ClientConfig>, path: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut s = connect(port, tls).await;
-    s.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    s.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     let mut out = Vec::new();
     let _ = s.read_to_end(&mut out).await;
     String::from_utf8_lossy(&out).into_owned()
@@ -266,10 +272,9 @@ async fn pods_of_the_api_have_limits_volumes_hooks_logs_and_exec() {
     drop(free);
     host.config.serving_tls = Some(server);
     host.config.kubelet_bind = ([127, 0, 0, 1], port).into();
-    let secret: api::k8s::core::v1::Secret = serde_json::from_value(
-        json!({"metadata": {"name": "s", "namespace": "d"}, "data": {"key": "dmFsdWU="}}),
-    )
-    .unwrap();
+    let secret: api::k8s::core::v1::Secret =
+        serde_json::from_value(json!({"metadata": {"name": "s", "namespace": "d"}, "data": {"key": "dmFsdWU="}}))
+            .unwrap();
     host.api.client().create(&secret).await.unwrap();
     let out = tempfile::tempdir_in("/var/tmp").unwrap();
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "labels": {"l": "x"}}, "spec": {
@@ -295,7 +300,13 @@ async fn pods_of_the_api_have_limits_volumes_hooks_logs_and_exec() {
     host.start();
     host.api.client().create(&pod).await.unwrap();
     let ready = |p: &Pod| {
-        p.status.as_ref()?.conditions.as_ref()?.iter().any(|c| c.type_ == "Ready" && c.status == "True").then(|| p.clone())
+        p.status
+            .as_ref()?
+            .conditions
+            .as_ref()?
+            .iter()
+            .any(|c| c.type_ == "Ready" && c.status == "True")
+            .then(|| p.clone())
     };
     let begun = std::time::Instant::now();
     let pod = host.until_pod("d/p", "ready", ready).await;
@@ -335,7 +346,11 @@ async fn pods_of_the_api_have_limits_volumes_hooks_logs_and_exec() {
     s.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 403");
     assert!(get(port, &client, "/stats/summary").await.contains("\"podRef\":{\"name\":\"p\",\"namespace\":\"d\""));
-    assert!(get(port, &client, "/metrics/resource").await.contains("container_memory_working_set_bytes{container=\"c\",namespace=\"d\",pod=\"p\"}"));
+    assert!(
+        get(port, &client, "/metrics/resource")
+            .await
+            .contains("container_memory_working_set_bytes{container=\"c\",namespace=\"d\",pod=\"p\"}")
+    );
     host.api.client().delete::<Pod>("d", "p").await.unwrap();
     until(&host.api, "gone", || host.pod("d/p").is_none().then_some(())).await;
     assert_eq!(std::fs::read_to_string(out.path().join("stopped")).unwrap(), "bye\n");

@@ -111,7 +111,9 @@ fn yaml_is_read_as_kubernetes_reads_it() {
 #[test]
 fn syntax_errors_show_the_body() {
     let e = decode(b"{\"a\":", false, &pod()).unwrap_err();
-    assert!(e.message.starts_with("the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: "));
+    assert!(e.message.starts_with(
+        "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: "
+    ));
     assert!(e.message.ends_with(" ({\"a\":)"), "{}", e.message);
 }
 
@@ -132,7 +134,9 @@ fn custom_resources_keep_null_and_wrong_types() {
     assert_eq!(d.unknown, ["metadata.y", "spec.more", "spec.other"]);
     assert_eq!(d.value["spec"], json!({"size": "x", "free": {"a": {"b": null}}}));
     let e = decode_json(&json!({"metadata": {"labels": {"a": 1}}}), &t).unwrap_err();
-    assert!(e.message.starts_with("Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number"));
+    assert!(
+        e.message.starts_with("Widget in version \"v1\" cannot be handled as a Widget: json: cannot unmarshal number")
+    );
 }
 
 #[test]

@@ -41,7 +41,10 @@ fn validate_job(spec: &Value, path: &str, errors: &mut ErrorList) {
     let policy = text(&spec["template"]["spec"], "restartPolicy");
     if policy == "Always" || policy.is_empty() {
         let field = format!("{path}.template.spec.restartPolicy");
-        errors.push(FieldError { detail: "valid values: \"OnFailure\", \"Never\"".into(), ..FieldError::required(field, "") });
+        errors.push(FieldError {
+            detail: "valid values: \"OnFailure\", \"Never\"".into(),
+            ..FieldError::required(field, "")
+        });
     }
 }
 
@@ -60,7 +63,12 @@ impl Strategy for Job {
         if let Some(t) = child(&mut o["spec"], "template") {
             let meta = t.entry("metadata").or_insert_with(|| json!({}));
             if let Some(labels) = child(meta, "labels") {
-                for (k, v) in [(CONTROLLER_UID, uid.clone()), ("controller-uid", uid.clone()), (JOB_NAME, name.clone().into()), ("job-name", name.into())] {
+                for (k, v) in [
+                    (CONTROLLER_UID, uid.clone()),
+                    ("controller-uid", uid.clone()),
+                    (JOB_NAME, name.clone().into()),
+                    ("job-name", name.into()),
+                ] {
                     labels.insert(k.into(), v);
                 }
             }
@@ -88,13 +96,19 @@ impl Strategy for Job {
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let suspended = old["spec"]["suspend"] == true && old["status"]["startTime"].is_null();
-        for field in ["completions", "selector", "template", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"] {
+        for field in
+            ["completions", "selector", "template", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"]
+        {
             let elastic = field == "completions"
                 && text(&new["spec"], "completionMode") == "Indexed"
                 && new["spec"]["completions"] == new["spec"]["parallelism"];
             let scheduling_only = field == "template" && suspended;
             if new["spec"][field] != old["spec"][field] && !elastic && !scheduling_only {
-                errors.push(FieldError::invalid(format!("spec.{field}"), new["spec"][field].clone(), "field is immutable"));
+                errors.push(FieldError::invalid(
+                    format!("spec.{field}"),
+                    new["spec"][field].clone(),
+                    "field is immutable",
+                ));
             }
         }
         errors
@@ -109,7 +123,13 @@ impl Strategy for Job {
             _ => format!("{succeeded}/1"),
         };
         let has = |kind: &str| list(status, "conditions").any(|c| c["type"] == kind && c["status"] == "True");
-        let state = [("Complete", "Complete"), ("Failed", "Failed"), ("Suspended", "Suspended"), ("FailureTarget", "FailureTarget"), ("SuccessCriteriaMet", "SuccessCriteriaMet")];
+        let state = [
+            ("Complete", "Complete"),
+            ("Failed", "Failed"),
+            ("Suspended", "Suspended"),
+            ("FailureTarget", "FailureTarget"),
+            ("SuccessCriteriaMet", "SuccessCriteriaMet"),
+        ];
         let state = state.iter().find(|(k, _)| has(k)).map_or("Running", |(_, s)| s);
         let state = if o["metadata"].get("deletionTimestamp").is_some() { "Terminating" } else { state };
         let duration = match (status["startTime"].as_str(), status["completionTime"].as_str()) {
@@ -118,7 +138,16 @@ impl Strategy for Job {
             (Some(start), Some(end)) => crate::time::parse(end).map(|e| crate::time::age(e, start)).unwrap_or_default(),
         };
         let [names, images] = containers(&spec["template"]["spec"]);
-        vec![name(o), state.into(), completions.into(), duration.into(), age(o, now), names, images, selector(&spec["selector"])]
+        vec![
+            name(o),
+            state.into(),
+            completions.into(),
+            duration.into(),
+            age(o, now),
+            names,
+            images,
+            selector(&spec["selector"]),
+        ]
     }
 }
 
@@ -145,11 +174,18 @@ impl Strategy for CronJob {
         if schedule.is_empty() {
             errors.push(FieldError::required("spec.schedule", ""));
         } else if !schedule.starts_with('@') && fields != 5 {
-            let detail = format!("expected exactly 5 fields, found {fields}: [{}]", schedule.split_whitespace().collect::<Vec<_>>().join(" "));
+            let detail = format!(
+                "expected exactly 5 fields, found {fields}: [{}]",
+                schedule.split_whitespace().collect::<Vec<_>>().join(" ")
+            );
             errors.push(FieldError::invalid("spec.schedule", schedule, detail));
         }
         if !matches!(text(spec, "concurrencyPolicy"), "Allow" | "Forbid" | "Replace") {
-            errors.push(FieldError::not_supported("spec.concurrencyPolicy", spec["concurrencyPolicy"].clone(), &["Allow", "Forbid", "Replace"]));
+            errors.push(FieldError::not_supported(
+                "spec.concurrencyPolicy",
+                spec["concurrencyPolicy"].clone(),
+                &["Allow", "Forbid", "Replace"],
+            ));
         }
         validate_job(&spec["jobTemplate"]["spec"], "spec.jobTemplate.spec", &mut errors);
         errors

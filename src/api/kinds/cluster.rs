@@ -133,7 +133,10 @@ impl Strategy for PriorityClass {
             errors.push(FieldError::forbidden("value", detail));
         }
         if text(&o["metadata"], "name").starts_with("system-") && !reserved {
-            errors.push(FieldError::forbidden("metadata.name", "priority class names with 'system-' prefix are reserved for system use only"));
+            errors.push(FieldError::forbidden(
+                "metadata.name",
+                "priority class names with 'system-' prefix are reserved for system use only",
+            ));
         }
         errors
     }
@@ -169,6 +172,12 @@ impl Strategy for PodDisruptionBudget {
             Value::String(s) => Value::from(s.as_str()),
             n => n.to_string().into(),
         };
-        vec![name(o), show("minAvailable"), show("maxUnavailable"), number(&o["status"]["disruptionsAllowed"]), age(o, now)]
+        vec![
+            name(o),
+            show("minAvailable"),
+            show("maxUnavailable"),
+            number(&o["status"]["disruptionsAllowed"]),
+            age(o, now),
+        ]
     }
 }

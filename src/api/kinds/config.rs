@@ -45,10 +45,16 @@ impl Strategy for ConfigMap {
         keys(o, "binaryData", &mut errors);
         for (k, _) in o["data"].as_object().into_iter().flatten() {
             if o["binaryData"].get(k).is_some() {
-                errors.push(FieldError::invalid(format!("data[{k}]"), k.as_str(), "duplicate of key present in binaryData"));
+                errors.push(FieldError::invalid(
+                    format!("data[{k}]"),
+                    k.as_str(),
+                    "duplicate of key present in binaryData",
+                ));
             }
         }
-        let size = |f: &str| o[f].as_object().into_iter().flatten().map(|(_, v)| v.as_str().unwrap_or_default().len()).sum::<usize>();
+        let size = |f: &str| {
+            o[f].as_object().into_iter().flatten().map(|(_, v)| v.as_str().unwrap_or_default().len()).sum::<usize>()
+        };
         if size("data") + size("binaryData") > MAX_BYTES {
             errors.push(FieldError::too_long("", MAX_BYTES));
         }
@@ -95,7 +101,9 @@ impl Strategy for Secret {
                 errors.push(FieldError::required(format!("data[{k}]"), ""));
             }
         }
-        if text(o, "type") == "kubernetes.io/service-account-token" && o["metadata"]["annotations"].get("kubernetes.io/service-account.name").is_none() {
+        if text(o, "type") == "kubernetes.io/service-account-token"
+            && o["metadata"]["annotations"].get("kubernetes.io/service-account.name").is_none()
+        {
             errors.push(FieldError::required("metadata.annotations[kubernetes.io/service-account.name]", ""));
         }
         errors
@@ -108,7 +116,12 @@ impl Strategy for Secret {
         errors
     }
     fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
-        vec![name(o), o["type"].clone(), o["data"].as_object().map_or(0, serde_json::Map::len).to_string().into(), age(o, now)]
+        vec![
+            name(o),
+            o["type"].clone(),
+            o["data"].as_object().map_or(0, serde_json::Map::len).to_string().into(),
+            age(o, now),
+        ]
     }
 }
 

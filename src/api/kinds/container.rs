@@ -18,7 +18,9 @@ fn pull_policy(image: &str) -> &'static str {
 
 fn default_probe(probe: &mut Value) {
     if let Some(p) = probe.as_object_mut() {
-        for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+        for (field, value) in
+            [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+        {
             if p.get(field).and_then(Value::as_i64).unwrap_or(0) == 0 {
                 p.insert(field.into(), value.into());
             }
@@ -90,7 +92,10 @@ fn quantities(r: &Value, path: &str, errors: &mut ErrorList) {
         }
     }
     for (name, request) in r["requests"].as_object().into_iter().flatten() {
-        let (Ok(a), Some(Ok(b))) = (Quantity::from_value(request), r["limits"].get(name).map(Quantity::from_value)) else { continue };
+        let (Ok(a), Some(Ok(b))) = (Quantity::from_value(request), r["limits"].get(name).map(Quantity::from_value))
+        else {
+            continue;
+        };
         if a > b {
             let detail = format!("must be less than or equal to {name} limit of {b}");
             errors.push(FieldError::invalid(format!("{path}.requests"), request.clone(), detail));
@@ -104,20 +109,28 @@ fn ports(c: &Value, path: &str, errors: &mut ErrorList) {
         let path = format!("{path}.ports[{i}]");
         let name = text(p, "name");
         if !name.is_empty() {
-            errors.extend(names::port_name_errors(name).into_iter().map(|e| FieldError::invalid(format!("{path}.name"), name, e)));
+            errors.extend(
+                names::port_name_errors(name).into_iter().map(|e| FieldError::invalid(format!("{path}.name"), name, e)),
+            );
             if !names_seen.insert(name) {
                 errors.push(FieldError::duplicate(format!("{path}.name"), name));
             }
         }
         match p["containerPort"].as_i64().unwrap_or(0) {
             0 => errors.push(FieldError::required(format!("{path}.containerPort"), "")),
-            n => errors.extend(names::port_number(n).map(|e| FieldError::invalid(format!("{path}.containerPort"), n, e))),
+            n => {
+                errors.extend(names::port_number(n).map(|e| FieldError::invalid(format!("{path}.containerPort"), n, e)))
+            }
         }
         if let Some(n) = p["hostPort"].as_i64().filter(|n| *n != 0) {
             errors.extend(names::port_number(n).map(|e| FieldError::invalid(format!("{path}.hostPort"), n, e)));
         }
         if !matches!(text(p, "protocol"), "TCP" | "UDP" | "SCTP") {
-            errors.push(FieldError::not_supported(format!("{path}.protocol"), p["protocol"].clone(), &["SCTP", "TCP", "UDP"]));
+            errors.push(FieldError::not_supported(
+                format!("{path}.protocol"),
+                p["protocol"].clone(),
+                &["SCTP", "TCP", "UDP"],
+            ));
         }
     }
 }
@@ -136,7 +149,11 @@ fn environment(c: &Value, path: &str, errors: &mut ErrorList) {
             if !text(e, "value").is_empty() && n > 0 {
                 errors.push(FieldError::invalid(path, "", "may not be specified when `value` is not empty"));
             } else if n == 0 {
-                errors.push(FieldError::invalid(path, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"));
+                errors.push(FieldError::invalid(
+                    path,
+                    "",
+                    "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
+                ));
             } else if n > 1 {
                 errors.push(FieldError::invalid(path, "", "may not have more than one field specified at a time"));
             }
@@ -158,7 +175,11 @@ fn probe(p: &Value, path: &str, liveness: bool, errors: &mut ErrorList) {
         }
     }
     if liveness && p["successThreshold"].as_i64().unwrap_or(1) != 1 {
-        errors.push(FieldError::invalid(format!("{path}.successThreshold"), p["successThreshold"].clone(), "must be 1"));
+        errors.push(FieldError::invalid(
+            format!("{path}.successThreshold"),
+            p["successThreshold"].clone(),
+            "must be 1",
+        ));
     }
 }
 
@@ -171,13 +192,21 @@ pub(super) fn validate(c: &Value, path: &str, volumes: &BTreeSet<&str>, init: bo
     match text(c, "image") {
         "" => errors.push(FieldError::required(format!("{path}.image"), "")),
         i if i.trim() != i => {
-            errors.push(FieldError::invalid(format!("{path}.image"), i, "must not have leading or trailing whitespace"));
+            errors.push(FieldError::invalid(
+                format!("{path}.image"),
+                i,
+                "must not have leading or trailing whitespace",
+            ));
         }
         _ => {}
     }
     if !matches!(text(c, "imagePullPolicy"), "Always" | "IfNotPresent" | "Never") {
         let given = c["imagePullPolicy"].clone();
-        errors.push(FieldError::not_supported(format!("{path}.imagePullPolicy"), given, &["Always", "IfNotPresent", "Never"]));
+        errors.push(FieldError::not_supported(
+            format!("{path}.imagePullPolicy"),
+            given,
+            &["Always", "IfNotPresent", "Never"],
+        ));
     }
     if !matches!(text(c, "terminationMessagePolicy"), "File" | "FallbackToLogsOnError") {
         let given = c["terminationMessagePolicy"].clone();
@@ -191,7 +220,10 @@ pub(super) fn validate(c: &Value, path: &str, volumes: &BTreeSet<&str>, init: bo
     for (field, liveness) in [("livenessProbe", true), ("readinessProbe", false), ("startupProbe", true)] {
         let Some(p) = c.get(field) else { continue };
         if init && !sidecar {
-            errors.push(FieldError::forbidden(format!("{path}.{field}"), "may not be set for init containers without restartPolicy=Always"));
+            errors.push(FieldError::forbidden(
+                format!("{path}.{field}"),
+                "may not be set for init containers without restartPolicy=Always",
+            ));
         } else {
             probe(p, &format!("{path}.{field}"), liveness, errors);
         }
@@ -206,11 +238,15 @@ pub(super) fn validate(c: &Value, path: &str, volumes: &BTreeSet<&str>, init: bo
         }
         match text(m, "mountPath") {
             "" => errors.push(FieldError::required(format!("{path}.mountPath"), "")),
-            p if !mounted.insert(p) => errors.push(FieldError::invalid(format!("{path}.mountPath"), p, "must be unique")),
+            p if !mounted.insert(p) => {
+                errors.push(FieldError::invalid(format!("{path}.mountPath"), p, "must be unique"))
+            }
             _ => {}
         }
         if let Some(sub) = m["subPath"].as_str().filter(|s| !s.is_empty()) {
-            errors.extend(names::local_descending_path(sub).map(|e| FieldError::invalid(format!("{path}.subPath"), sub, e)));
+            errors.extend(
+                names::local_descending_path(sub).map(|e| FieldError::invalid(format!("{path}.subPath"), sub, e)),
+            );
         }
     }
 }
@@ -221,7 +257,13 @@ mod tests {
 
     #[test]
     fn the_pull_policy_follows_the_tag() {
-        let cases = [("nginx", "Always"), ("nginx:latest", "Always"), ("nginx:1", "IfNotPresent"), ("h:5000/nginx", "Always"), ("nginx@sha256:aa", "IfNotPresent")];
+        let cases = [
+            ("nginx", "Always"),
+            ("nginx:latest", "Always"),
+            ("nginx:1", "IfNotPresent"),
+            ("h:5000/nginx", "Always"),
+            ("nginx@sha256:aa", "IfNotPresent"),
+        ];
         for (image, policy) in cases {
             assert_eq!(pull_policy(image), policy, "{image}");
         }
@@ -235,6 +277,9 @@ mod tests {
         c["resources"]["requests"]["cpu"] = "2".into();
         let mut errors = ErrorList::new();
         validate(&c, "spec.containers[0]", &BTreeSet::new(), false, &mut errors);
-        assert_eq!(errors[0].to_string(), "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1");
+        assert_eq!(
+            errors[0].to_string(),
+            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"
+        );
     }
 }

@@ -29,7 +29,11 @@ impl Strategy for Node {
         for (i, t) in list(&o["spec"], "taints").enumerate() {
             let path = format!("spec.taints[{i}]");
             let (key, effect) = (text(t, "key"), text(t, "effect"));
-            errors.extend(names::qualified_name_errors(key).into_iter().map(|e| FieldError::invalid(format!("{path}.key"), key, e)));
+            errors.extend(
+                names::qualified_name_errors(key)
+                    .into_iter()
+                    .map(|e| FieldError::invalid(format!("{path}.key"), key, e)),
+            );
             if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
                 let all = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
                 errors.push(FieldError::not_supported(format!("{path}.effect"), effect, &all));
@@ -63,7 +67,12 @@ impl Strategy for Node {
         if o["spec"]["unschedulable"] == true {
             status += ",SchedulingDisabled";
         }
-        let mut roles: Vec<&str> = o["metadata"]["labels"].as_object().into_iter().flatten().filter_map(|(k, _)| k.strip_prefix(ROLE)).collect();
+        let mut roles: Vec<&str> = o["metadata"]["labels"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(k, _)| k.strip_prefix(ROLE))
+            .collect();
         roles.sort_unstable();
         let roles = if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") };
         let address = |kind: &str| {

@@ -15,11 +15,14 @@ fn qos(spec: &Value) -> &'static str {
     let all: Vec<&Value> = list(spec, "containers").chain(list(spec, "initContainers")).collect();
     let set = |c: &Value, kind: &str, r: &str| c["resources"][kind].get(r).cloned();
     let resources = ["cpu", "memory"];
-    let any = all.iter().any(|c| resources.iter().any(|r| set(c, "requests", r).is_some() || set(c, "limits", r).is_some()));
+    let any =
+        all.iter().any(|c| resources.iter().any(|r| set(c, "requests", r).is_some() || set(c, "limits", r).is_some()));
     if !any {
         return "BestEffort";
     }
-    let full = all.iter().all(|c| resources.iter().all(|r| set(c, "limits", r).is_some() && set(c, "requests", r) == set(c, "limits", r)));
+    let full = all.iter().all(|c| {
+        resources.iter().all(|r| set(c, "limits", r).is_some() && set(c, "requests", r) == set(c, "limits", r))
+    });
     if full { "Guaranteed" } else { "Burstable" }
 }
 
@@ -84,11 +87,18 @@ impl Strategy for Pod {
         }
         let kept = list(&old["spec"], "tolerations").all(|t| list(&new["spec"], "tolerations").any(|n| n == t));
         if !kept {
-            errors.push(FieldError::forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds"));
+            errors.push(FieldError::forbidden(
+                "spec.tolerations",
+                "existing toleration can not be modified except its tolerationSeconds",
+            ));
         }
-        let more_gates = list(&new["spec"], "schedulingGates").any(|g| !list(&old["spec"], "schedulingGates").any(|o| o == g));
+        let more_gates =
+            list(&new["spec"], "schedulingGates").any(|g| !list(&old["spec"], "schedulingGates").any(|o| o == g));
         if more_gates {
-            errors.push(FieldError::forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gate"));
+            errors.push(FieldError::forbidden(
+                "spec.schedulingGates",
+                "only deletion is allowed, but found new scheduling gate",
+            ));
         }
         errors
     }
@@ -139,7 +149,8 @@ fn summary(o: &Value, now: Timestamp) -> (String, String, String) {
     if list(status, "conditions").any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated") {
         reason = "SchedulingGated".into();
     }
-    let sidecar = |n: &str| list(spec, "initContainers").any(|c| text(c, "name") == n && text(c, "restartPolicy") == "Always");
+    let sidecar =
+        |n: &str| list(spec, "initContainers").any(|c| text(c, "name") == n && text(c, "restartPolicy") == "Always");
     let (mut restarts, mut last, mut ready) = (0, None::<String>, 0);
     let mut total = list(spec, "containers").count();
     total += list(spec, "initContainers").filter(|c| text(c, "restartPolicy") == "Always").count();
@@ -248,7 +259,11 @@ mod tests {
         assert_eq!(p["spec"]["restartPolicy"], "Always");
         assert_eq!(p["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
         assert_eq!(Pod.validate(&p), ErrorList::new());
-        let again = { let mut q = p.clone(); Pod.default(&mut q); q };
+        let again = {
+            let mut q = p.clone();
+            Pod.default(&mut q);
+            q
+        };
         assert_eq!(again, p, "defaults are idempotent");
     }
 

@@ -89,7 +89,8 @@ fn volumes<'a>(spec: &'a Value, path: &str, errors: &mut ErrorList) -> BTreeSet<
                 }
             }
         }
-        let sources: Vec<&String> = v.as_object().into_iter().flatten().map(|(k, _)| k).filter(|k| *k != "name").collect();
+        let sources: Vec<&String> =
+            v.as_object().into_iter().flatten().map(|(k, _)| k).filter(|k| *k != "name").collect();
         for extra in sources.iter().skip(1) {
             errors.push(FieldError::forbidden(format!("{path}.{extra}"), "may not specify more than 1 volume type"));
         }
@@ -102,15 +103,31 @@ fn tolerations(spec: &Value, path: &str, errors: &mut ErrorList) {
         let path = format!("{path}.tolerations[{i}]");
         let (key, operator) = (text(t, "key"), text(t, "operator"));
         if !key.is_empty() {
-            errors.extend(names::qualified_name_errors(key).into_iter().map(|e| FieldError::invalid(format!("{path}.key"), key, e)));
+            errors.extend(
+                names::qualified_name_errors(key)
+                    .into_iter()
+                    .map(|e| FieldError::invalid(format!("{path}.key"), key, e)),
+            );
         } else if operator != "Exists" {
-            errors.push(FieldError::invalid(format!("{path}.operator"), operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\""));
+            errors.push(FieldError::invalid(
+                format!("{path}.operator"),
+                operator,
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+            ));
         }
         if operator == "Exists" && !text(t, "value").is_empty() {
-            errors.push(FieldError::invalid(format!("{path}.operator"), t["value"].clone(), "value must be empty when `operator` is 'Exists'"));
+            errors.push(FieldError::invalid(
+                format!("{path}.operator"),
+                t["value"].clone(),
+                "value must be empty when `operator` is 'Exists'",
+            ));
         }
         if t.get("tolerationSeconds").is_some() && text(t, "effect") != "NoExecute" {
-            errors.push(FieldError::invalid(format!("{path}.effect"), t["effect"].clone(), "effect must be 'NoExecute' when `tolerationSeconds` is set"));
+            errors.push(FieldError::invalid(
+                format!("{path}.effect"),
+                t["effect"].clone(),
+                "effect must be 'NoExecute' when `tolerationSeconds` is set",
+            ));
         }
         if !matches!(operator, "" | "Equal" | "Exists") {
             errors.push(FieldError::not_supported(format!("{path}.operator"), operator, &["Equal", "Exists"]));
@@ -136,24 +153,51 @@ pub(super) fn validate(spec: &Value, path: &str, errors: &mut ErrorList) {
     }
     if !matches!(text(spec, "restartPolicy"), "Always" | "OnFailure" | "Never") {
         let given = spec["restartPolicy"].clone();
-        errors.push(FieldError::not_supported(format!("{path}.restartPolicy"), given, &["Always", "OnFailure", "Never"]));
+        errors.push(FieldError::not_supported(
+            format!("{path}.restartPolicy"),
+            given,
+            &["Always", "OnFailure", "Never"],
+        ));
     }
     if !matches!(text(spec, "dnsPolicy"), "ClusterFirstWithHostNet" | "ClusterFirst" | "Default" | "None") {
         let given = spec["dnsPolicy"].clone();
-        errors.push(FieldError::not_supported(format!("{path}.dnsPolicy"), given, &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]));
+        errors.push(FieldError::not_supported(
+            format!("{path}.dnsPolicy"),
+            given,
+            &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
+        ));
     }
     if let Some(n) = spec["terminationGracePeriodSeconds"].as_i64().filter(|n| *n < 0) {
-        errors.push(FieldError::invalid(format!("{path}.terminationGracePeriodSeconds"), n, "must be greater than or equal to 0"));
+        errors.push(FieldError::invalid(
+            format!("{path}.terminationGracePeriodSeconds"),
+            n,
+            "must be greater than or equal to 0",
+        ));
     }
     if let Some(n) = spec["activeDeadlineSeconds"].as_i64().filter(|n| *n < 1) {
-        errors.push(FieldError::invalid(format!("{path}.activeDeadlineSeconds"), n, "must be between 1 and 2147483647, inclusive"));
+        errors.push(FieldError::invalid(
+            format!("{path}.activeDeadlineSeconds"),
+            n,
+            "must be between 1 and 2147483647, inclusive",
+        ));
     }
     for (k, v) in spec["nodeSelector"].as_object().into_iter().flatten() {
-        errors.extend(names::qualified_name_errors(k).into_iter().map(|e| FieldError::invalid(format!("{path}.nodeSelector"), k.as_str(), e)));
+        errors.extend(
+            names::qualified_name_errors(k)
+                .into_iter()
+                .map(|e| FieldError::invalid(format!("{path}.nodeSelector"), k.as_str(), e)),
+        );
         let v = v.as_str().unwrap_or_default();
-        errors.extend(names::label_value_errors(v).into_iter().map(|e| FieldError::invalid(format!("{path}.nodeSelector"), v, e)));
+        errors.extend(
+            names::label_value_errors(v).into_iter().map(|e| FieldError::invalid(format!("{path}.nodeSelector"), v, e)),
+        );
     }
-    for (field, check) in [("hostname", names::dns1123_label as fn(&str) -> Option<String>), ("subdomain", names::dns1123_label), ("serviceAccountName", names::dns1123_subdomain), ("nodeName", names::dns1123_subdomain)] {
+    for (field, check) in [
+        ("hostname", names::dns1123_label as fn(&str) -> Option<String>),
+        ("subdomain", names::dns1123_label),
+        ("serviceAccountName", names::dns1123_subdomain),
+        ("nodeName", names::dns1123_subdomain),
+    ] {
         if let Some(n) = spec[field].as_str().filter(|n| !n.is_empty()) {
             errors.extend(check(n).map(|e| FieldError::invalid(format!("{path}.{field}"), n, e)));
         }

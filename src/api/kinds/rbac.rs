@@ -25,15 +25,25 @@ impl Strategy for Role {
             if has("nonResourceURLs") {
                 if has("apiGroups") || has("resources") || has("resourceNames") {
                     let detail = "rules cannot apply to both regular resources and non-resource URLs";
-                    errors.push(FieldError::invalid(format!("{path}.nonResourceURLs"), r["nonResourceURLs"].clone(), detail));
+                    errors.push(FieldError::invalid(
+                        format!("{path}.nonResourceURLs"),
+                        r["nonResourceURLs"].clone(),
+                        detail,
+                    ));
                 }
                 continue;
             }
             if !has("apiGroups") {
-                errors.push(FieldError::required(format!("{path}.apiGroups"), "resource rules must supply at least one api group"));
+                errors.push(FieldError::required(
+                    format!("{path}.apiGroups"),
+                    "resource rules must supply at least one api group",
+                ));
             }
             if !has("resources") {
-                errors.push(FieldError::required(format!("{path}.resources"), "resource rules must supply at least one resource"));
+                errors.push(FieldError::required(
+                    format!("{path}.resources"),
+                    "resource rules must supply at least one resource",
+                ));
             }
         }
         errors
@@ -83,7 +93,11 @@ impl Strategy for Binding {
                     errors.push(FieldError::required(format!("{path}.namespace"), ""));
                 }
                 "ServiceAccount" | "User" | "Group" => {}
-                k => errors.push(FieldError::not_supported(format!("{path}.kind"), k, &["ServiceAccount", "User", "Group"])),
+                k => errors.push(FieldError::not_supported(
+                    format!("{path}.kind"),
+                    k,
+                    &["ServiceAccount", "User", "Group"],
+                )),
             }
         }
         errors

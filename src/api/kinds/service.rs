@@ -54,7 +54,11 @@ impl Strategy for Service {
         let kind = text(spec, "type");
         let headless = text(spec, "clusterIP") == "None";
         if !matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName") {
-            errors.push(FieldError::not_supported("spec.type", kind, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]));
+            errors.push(FieldError::not_supported(
+                "spec.type",
+                kind,
+                &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+            ));
         }
         if kind == "ExternalName" {
             match text(spec, "externalName").trim_end_matches('.') {
@@ -65,10 +69,18 @@ impl Strategy for Service {
             errors.push(FieldError::required("spec.ports", ""));
         }
         if headless && matches!(kind, "NodePort" | "LoadBalancer") {
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", "may not be set to 'None' for LoadBalancer or NodePort services"));
+            errors.push(FieldError::invalid(
+                "spec.clusterIPs[0]",
+                "None",
+                "may not be set to 'None' for LoadBalancer or NodePort services",
+            ));
         }
         if !matches!(text(spec, "sessionAffinity"), "None" | "ClientIP") {
-            errors.push(FieldError::not_supported("spec.sessionAffinity", spec["sessionAffinity"].clone(), &["ClientIP", "None"]));
+            errors.push(FieldError::not_supported(
+                "spec.sessionAffinity",
+                spec["sessionAffinity"].clone(),
+                &["ClientIP", "None"],
+            ));
         }
         let many = list(spec, "ports").count() > 1;
         let mut seen = Vec::new();
@@ -88,21 +100,31 @@ impl Strategy for Service {
             let number = p["port"].as_i64().unwrap_or(0);
             errors.extend(names::port_number(number).map(|e| FieldError::invalid(format!("{path}.port"), number, e)));
             if !matches!(text(p, "protocol"), "TCP" | "UDP" | "SCTP") {
-                errors.push(FieldError::not_supported(format!("{path}.protocol"), p["protocol"].clone(), &["SCTP", "TCP", "UDP"]));
+                errors.push(FieldError::not_supported(
+                    format!("{path}.protocol"),
+                    p["protocol"].clone(),
+                    &["SCTP", "TCP", "UDP"],
+                ));
             }
             match &p["targetPort"] {
                 Value::Number(n) => {
                     let n = n.as_i64().unwrap_or(0);
-                    errors.extend(names::port_number(n).map(|e| FieldError::invalid(format!("{path}.targetPort"), n, e)));
+                    errors
+                        .extend(names::port_number(n).map(|e| FieldError::invalid(format!("{path}.targetPort"), n, e)));
                 }
                 Value::String(s) => {
                     let wrong = names::port_name_errors(s);
-                    errors.extend(wrong.into_iter().map(|e| FieldError::invalid(format!("{path}.targetPort"), s.as_str(), e)));
+                    errors.extend(
+                        wrong.into_iter().map(|e| FieldError::invalid(format!("{path}.targetPort"), s.as_str(), e)),
+                    );
                 }
                 _ => {}
             }
             if p["nodePort"].as_i64().is_some_and(|n| n != 0) && kind == "ClusterIP" {
-                errors.push(FieldError::forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'"));
+                errors.push(FieldError::forbidden(
+                    format!("{path}.nodePort"),
+                    "may not be used when `type` is 'ClusterIP'",
+                ));
             }
         }
         errors
@@ -169,7 +191,11 @@ impl Strategy for Service {
         let spec = &o["spec"];
         let join = |v: Vec<&str>| v.join(",");
         let ingress = &o["status"]["loadBalancer"];
-        let balanced = join(list(ingress, "ingress").map(|i| if text(i, "ip").is_empty() { text(i, "hostname") } else { text(i, "ip") }).collect());
+        let balanced = join(
+            list(ingress, "ingress")
+                .map(|i| if text(i, "ip").is_empty() { text(i, "hostname") } else { text(i, "ip") })
+                .collect(),
+        );
         let external = join(list(spec, "externalIPs").filter_map(Value::as_str).collect());
         let external = match text(spec, "type") {
             "ExternalName" => text(spec, "externalName").to_owned(),
@@ -190,7 +216,15 @@ impl Strategy for Service {
             "" => "<none>",
             ip => ip,
         };
-        vec![name(o), spec["type"].clone(), ip.into(), external.into(), ports.into(), age(o, now), labels(&spec["selector"])]
+        vec![
+            name(o),
+            spec["type"].clone(),
+            ip.into(),
+            external.into(),
+            ports.into(),
+            age(o, now),
+            labels(&spec["selector"]),
+        ]
     }
 }
 
@@ -258,10 +292,14 @@ impl Strategy for EndpointSlice {
     }
 
     fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
-        let ports: Vec<String> = list(o, "ports").map(|p| p["port"].as_i64().map_or_else(|| "*".to_owned(), |n| n.to_string())).collect();
+        let ports: Vec<String> =
+            list(o, "ports").map(|p| p["port"].as_i64().map_or_else(|| "*".to_owned(), |n| n.to_string())).collect();
         let ports = if ports.is_empty() { "<unset>".to_owned() } else { shortened(&ports) };
-        let addresses: Vec<String> =
-            list(o, "endpoints").flat_map(|e| list(e, "addresses")).filter_map(Value::as_str).map(str::to_owned).collect();
+        let addresses: Vec<String> = list(o, "endpoints")
+            .flat_map(|e| list(e, "addresses"))
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
         let addresses = if addresses.is_empty() { "<unset>".to_owned() } else { shortened(&addresses) };
         vec![name(o), o["addressType"].clone(), ports.into(), addresses.into(), age(o, now)]
     }

@@ -42,7 +42,11 @@ fn validate(o: &Value) -> ErrorList {
         Err(s) => errors.push(FieldError::invalid("spec.selector", spec["selector"].clone(), s.message)),
         Ok(_) if spec["selector"].is_null() => errors.push(FieldError::required("spec.selector", "")),
         Ok(s) if s.is_empty() => {
-            errors.push(FieldError::invalid("spec.selector", spec["selector"].clone(), "empty selector is invalid for deployment"));
+            errors.push(FieldError::invalid(
+                "spec.selector",
+                spec["selector"].clone(),
+                "empty selector is invalid for deployment",
+            ));
         }
         Ok(s) => {
             let labels = spec["template"]["metadata"]["labels"].clone();
@@ -112,7 +116,11 @@ impl Strategy for Deployment {
         let zero = |v: &Value| v == 0 || v == "0%" || v == "0";
         if zero(&rolling["maxSurge"]) && zero(&rolling["maxUnavailable"]) {
             let detail = "may not be 0 when `maxSurge` is 0";
-            errors.push(FieldError::invalid("spec.strategy.rollingUpdate.maxUnavailable", rolling["maxUnavailable"].clone(), detail));
+            errors.push(FieldError::invalid(
+                "spec.strategy.rollingUpdate.maxUnavailable",
+                rolling["maxUnavailable"].clone(),
+                detail,
+            ));
         }
         errors
     }
@@ -129,7 +137,8 @@ impl Strategy for Deployment {
     fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
         let st = &o["status"];
         let ready = format!("{}/{}", number(&st["readyReplicas"]), number(&o["spec"]["replicas"]));
-        let mut row = vec![name(o), ready.into(), number(&st["updatedReplicas"]), number(&st["availableReplicas"]), age(o, now)];
+        let mut row =
+            vec![name(o), ready.into(), number(&st["updatedReplicas"]), number(&st["availableReplicas"]), age(o, now)];
         row.extend(wide(o));
         row
     }
@@ -149,7 +158,13 @@ impl Strategy for ReplicaSet {
     }
     fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
         let st = &o["status"];
-        let mut row = vec![name(o), number(&o["spec"]["replicas"]), number(&st["replicas"]), number(&st["readyReplicas"]), age(o, now)];
+        let mut row = vec![
+            name(o),
+            number(&o["spec"]["replicas"]),
+            number(&st["replicas"]),
+            number(&st["readyReplicas"]),
+            age(o, now),
+        ];
         row.extend(wide(o));
         row
     }
@@ -174,13 +189,18 @@ impl Strategy for ReplicationController {
         let mut errors = ErrorList::new();
         non_negative(o, "replicas", &mut errors);
         let spec = &o["spec"];
-        let selector: std::collections::BTreeMap<String, String> = serde_json::from_value(spec["selector"].clone()).unwrap_or_default();
+        let selector: std::collections::BTreeMap<String, String> =
+            serde_json::from_value(spec["selector"].clone()).unwrap_or_default();
         if selector.is_empty() {
             errors.push(FieldError::required("spec.selector", ""));
         }
         let labels = spec["template"]["metadata"]["labels"].clone();
         if selector.iter().any(|(k, v)| labels[k] != *v) {
-            errors.push(FieldError::invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`"));
+            errors.push(FieldError::invalid(
+                "spec.template.metadata.labels",
+                labels,
+                "`selector` does not match template `labels`",
+            ));
         }
         pod_spec::validate(&spec["template"]["spec"], "spec.template.spec", &mut errors);
         only_always(o, &mut errors);
@@ -231,7 +251,13 @@ impl Strategy for DaemonSet {
     fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
         let st = &o["status"];
         let mut row = vec![name(o)];
-        for f in ["desiredNumberScheduled", "currentNumberScheduled", "numberReady", "updatedNumberScheduled", "numberAvailable"] {
+        for f in [
+            "desiredNumberScheduled",
+            "currentNumberScheduled",
+            "numberReady",
+            "updatedNumberScheduled",
+            "numberAvailable",
+        ] {
             row.push(number(&st[f]));
         }
         row.push(labels(&o["spec"]["template"]["spec"]["nodeSelector"]));
@@ -266,7 +292,15 @@ impl Strategy for StatefulSet {
         let fixed = |o: &Value| {
             let mut s = o["spec"].clone();
             if let Some(m) = s.as_object_mut() {
-                for f in ["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"] {
+                for f in [
+                    "replicas",
+                    "ordinals",
+                    "template",
+                    "updateStrategy",
+                    "revisionHistoryLimit",
+                    "persistentVolumeClaimRetentionPolicy",
+                    "minReadySeconds",
+                ] {
                     m.remove(f);
                 }
             }
@@ -321,7 +355,10 @@ mod tests {
     fn a_deployment_gets_its_defaults_and_is_valid() {
         let mut d = deployment();
         Deployment.default(&mut d);
-        assert_eq!(d["spec"]["strategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}));
+        assert_eq!(
+            d["spec"]["strategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}})
+        );
         assert_eq!((&d["spec"]["replicas"], &d["spec"]["revisionHistoryLimit"]), (&json!(1), &json!(10)));
         assert_eq!(Deployment.validate(&d), ErrorList::new());
     }

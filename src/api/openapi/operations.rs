@@ -38,24 +38,66 @@ const LIST: &[&str] = &[
 /// Type and description of a query parameter.
 fn query(name: &str) -> Value {
     let (kind, description) = match name {
-        "allowWatchBookmarks" => ("boolean", "allowWatchBookmarks requests watch events with type \"BOOKMARK\". Servers that do not implement bookmarks may ignore this flag and bookmarks are sent at the server's discretion."),
+        "allowWatchBookmarks" => (
+            "boolean",
+            "allowWatchBookmarks requests watch events with type \"BOOKMARK\". Servers that do not implement bookmarks may ignore this flag and bookmarks are sent at the server's discretion.",
+        ),
         "continue" => ("string", "The continue option should be set when retrieving more results from the server."),
-        "dryRun" => ("string", "When present, indicates that modifications should not be persisted. An invalid or unrecognized dryRun directive will result in an error response and no further processing of the request. Valid values are: - All: all dry run stages will be processed"),
-        "fieldManager" => ("string", "fieldManager is a name associated with the actor or entity that is making these changes. The value must be less than or 128 characters long, and only contain printable characters, as defined by https://golang.org/pkg/unicode/#IsPrint."),
-        "fieldSelector" => ("string", "A selector to restrict the list of returned objects by their fields. Defaults to everything."),
-        "fieldValidation" => ("string", "fieldValidation instructs the server on how to handle objects in the request (POST/PUT/PATCH) containing unknown or duplicate fields. Valid values are: - Ignore: This will ignore any unknown fields that are silently dropped from the object, and will ignore all but the last duplicate field that the decoder encounters. - Warn: This will send a warning via the standard warning response header for each unknown field that is dropped from the object, and for each duplicate field that is encountered. - Strict: This will fail the request with a BadRequest error if any unknown fields would be dropped from the object, or if any duplicate fields are present."),
-        "force" => ("boolean", "Force is going to \"force\" Apply requests. It means user will re-acquire conflicting fields owned by other people. Force flag must be unset for non-apply patch requests."),
-        "gracePeriodSeconds" => ("integer", "The duration in seconds before the object should be deleted. Value must be non-negative integer. The value zero indicates delete immediately."),
-        "labelSelector" => ("string", "A selector to restrict the list of returned objects by their labels. Defaults to everything."),
+        "dryRun" => (
+            "string",
+            "When present, indicates that modifications should not be persisted. An invalid or unrecognized dryRun directive will result in an error response and no further processing of the request. Valid values are: - All: all dry run stages will be processed",
+        ),
+        "fieldManager" => (
+            "string",
+            "fieldManager is a name associated with the actor or entity that is making these changes. The value must be less than or 128 characters long, and only contain printable characters, as defined by https://golang.org/pkg/unicode/#IsPrint.",
+        ),
+        "fieldSelector" => {
+            ("string", "A selector to restrict the list of returned objects by their fields. Defaults to everything.")
+        }
+        "fieldValidation" => (
+            "string",
+            "fieldValidation instructs the server on how to handle objects in the request (POST/PUT/PATCH) containing unknown or duplicate fields. Valid values are: - Ignore: This will ignore any unknown fields that are silently dropped from the object, and will ignore all but the last duplicate field that the decoder encounters. - Warn: This will send a warning via the standard warning response header for each unknown field that is dropped from the object, and for each duplicate field that is encountered. - Strict: This will fail the request with a BadRequest error if any unknown fields would be dropped from the object, or if any duplicate fields are present.",
+        ),
+        "force" => (
+            "boolean",
+            "Force is going to \"force\" Apply requests. It means user will re-acquire conflicting fields owned by other people. Force flag must be unset for non-apply patch requests.",
+        ),
+        "gracePeriodSeconds" => (
+            "integer",
+            "The duration in seconds before the object should be deleted. Value must be non-negative integer. The value zero indicates delete immediately.",
+        ),
+        "labelSelector" => {
+            ("string", "A selector to restrict the list of returned objects by their labels. Defaults to everything.")
+        }
         "limit" => ("integer", "limit is a maximum number of responses to return for a list call."),
-        "orphanDependents" => ("boolean", "Deprecated: please use the PropagationPolicy, this field will be deprecated in 1.7. Should the dependent objects be orphaned."),
-        "pretty" => ("string", "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line HTTP tool (curl and wget)."),
+        "orphanDependents" => (
+            "boolean",
+            "Deprecated: please use the PropagationPolicy, this field will be deprecated in 1.7. Should the dependent objects be orphaned.",
+        ),
+        "pretty" => (
+            "string",
+            "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line HTTP tool (curl and wget).",
+        ),
         "propagationPolicy" => ("string", "Whether and how garbage collection will be performed."),
-        "resourceVersion" => ("string", "resourceVersion sets a constraint on what resource versions a request may be served from. See https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions for details."),
-        "resourceVersionMatch" => ("string", "resourceVersionMatch determines how resourceVersion is applied to list calls."),
-        "sendInitialEvents" => ("boolean", "`sendInitialEvents=true` may be set together with `watch=true`. In that case, the watch stream will begin with synthetic events to produce the current state of objects in the collection."),
-        "timeoutSeconds" => ("integer", "Timeout for the list/watch call. This limits the duration of the call, regardless of any activity or inactivity."),
-        "watch" => ("boolean", "Watch for changes to the described resources and return them as a stream of add, update, and remove notifications. Specify resourceVersion."),
+        "resourceVersion" => (
+            "string",
+            "resourceVersion sets a constraint on what resource versions a request may be served from. See https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions for details.",
+        ),
+        "resourceVersionMatch" => {
+            ("string", "resourceVersionMatch determines how resourceVersion is applied to list calls.")
+        }
+        "sendInitialEvents" => (
+            "boolean",
+            "`sendInitialEvents=true` may be set together with `watch=true`. In that case, the watch stream will begin with synthetic events to produce the current state of objects in the collection.",
+        ),
+        "timeoutSeconds" => (
+            "integer",
+            "Timeout for the list/watch call. This limits the duration of the call, regardless of any activity or inactivity.",
+        ),
+        "watch" => (
+            "boolean",
+            "Watch for changes to the described resources and return them as a stream of add, update, and remove notifications. Specify resourceVersion.",
+        ),
         _ => ("string", ""),
     };
     json!({"name": name, "in": "query", "type": kind, "uniqueItems": true, "description": description})
@@ -124,11 +166,9 @@ impl Operation<'_> {
         let (group, version, kind) = self.kind;
         let consumes = if self.action == "patch" { json!(PATCH_TYPES) } else { json!(["*/*"]) };
         let produces = match self.action {
-            "list" | "get" | "post" | "put" | "patch" | "delete" | "deletecollection" => json!([
-                "application/json",
-                "application/yaml",
-                "application/vnd.kubernetes.protobuf"
-            ]),
+            "list" | "get" | "post" | "put" | "patch" | "delete" | "deletecollection" => {
+                json!(["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])
+            }
             _ => json!(["*/*"]),
         };
         json!({
@@ -314,7 +354,8 @@ impl<'a> Paths<'a> {
                 o.kind = kind;
                 if connects {
                     o.id = format!("connect{}{}{}{}{suffix}", self.group, capital(method), self.scope, self.r.kind);
-                    o.description = format!("connect {} requests to {} of {}", method.to_uppercase(), s.name(), self.r.kind);
+                    o.description =
+                        format!("connect {} requests to {} of {}", method.to_uppercase(), s.name(), self.r.kind);
                     (o.action, o.answer) = ("connect", None);
                     return o;
                 }

@@ -109,7 +109,10 @@ fn custom_definition(r: &Resource, schema: Option<&Value>) -> Value {
     };
     fields.extend(type_fields(OBJECT_META));
     schema.insert("properties".into(), Value::Object(fields));
-    schema.insert("x-kubernetes-group-version-kind".into(), json!([{"group": r.group, "version": r.version, "kind": r.kind}]));
+    schema.insert(
+        "x-kubernetes-group-version-kind".into(),
+        json!([{"group": r.group, "version": r.version, "kind": r.kind}]),
+    );
     Value::Object(schema)
 }
 

@@ -87,7 +87,10 @@ fn kubectl_finds_what_it_looks_for() {
     let item = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"];
     let patch = &item["patch"];
     assert_eq!(patch["operationId"], "patchAppsV1NamespacedDeployment");
-    assert_eq!(patch["x-kubernetes-group-version-kind"], json!({"group": "apps", "version": "v1", "kind": "Deployment"}));
+    assert_eq!(
+        patch["x-kubernetes-group-version-kind"],
+        json!({"group": "apps", "version": "v1", "kind": "Deployment"})
+    );
     for name in ["dryRun", "fieldValidation"] {
         let list = patch["parameters"].as_array().unwrap();
         assert!(list.iter().any(|p| p["name"] == name && p["in"] == "query"), "{name}");
@@ -178,7 +181,8 @@ fn the_protobuf_form_has_all_definitions() {
 #[test]
 #[ignore = "prints sizes and writes documents for inspection with other tools"]
 fn dump() {
-    let pages = || std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse::<i64>().unwrap();
+    let pages =
+        || std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse::<i64>().unwrap();
     let (before, start) = (pages(), std::time::Instant::now());
     crate::schema::Schemas::builtin();
     println!("type table: {} KiB, {:?}", (pages() - before) * 4, start.elapsed());

@@ -12,8 +12,8 @@ pub const OPERATIONS_MAX: usize = 10_000;
 /// # Errors
 /// 400 when the patch is malformed, 413 when it is too large, 422 when it does not apply.
 pub fn json(current: &Value, patch: &Value) -> Result<Value, Status> {
-    let operations: json_patch::Patch = serde_json::from_value(patch.clone())
-        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    let operations: json_patch::Patch =
+        serde_json::from_value(patch.clone()).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
     if operations.0.len() > OPERATIONS_MAX {
         return Err(Status::too_large(format!(
             "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",

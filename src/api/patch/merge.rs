@@ -17,6 +17,9 @@ mod tests {
     #[test]
     fn null_removes_and_lists_are_replaced() {
         let current = json!({"a": {"b": 1, "c": 2}, "l": [1, 2]});
-        assert_eq!(merge(&current, &json!({"a": {"b": null, "d": 3}, "l": [3]})), json!({"a": {"c": 2, "d": 3}, "l": [3]}));
+        assert_eq!(
+            merge(&current, &json!({"a": {"b": null, "d": 3}, "l": [3]})),
+            json!({"a": {"c": 2, "d": 3}, "l": [3]})
+        );
     }
 }

@@ -19,46 +19,103 @@ fn patched(current: Value, patch: Value) -> Result<Value, Status> {
 fn known_cases() {
     let two = json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}]});
     for (what, current, patch, expected) in [
-        ("merge by name", two.clone(), json!({"containers": [{"name": "b", "image": "3"}]}),
-            json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "3"}]})),
-        ("new items follow the server's", two.clone(), json!({"containers": [{"name": "c", "image": null, "tty": true}]}),
-            json!({"containers": [{"name": "c", "tty": true}, {"name": "a", "image": "1"}, {"name": "b", "image": "2"}]})),
-        ("delete an item", two.clone(), json!({"containers": [{"name": "a", "$patch": "delete"}]}),
-            json!({"containers": [{"name": "b", "image": "2"}]})),
-        ("replace a list", two.clone(), json!({"containers": [{"$patch": "replace"}, {"name": "z"}]}),
-            json!({"containers": [{"name": "z"}]})),
-        ("replace an item", two.clone(), json!({"containers": [{"name": "a", "tty": true}, {"name": "b", "image": "9"}]}),
-            json!({"containers": [{"name": "a", "image": "1", "tty": true}, {"name": "b", "image": "9"}]})),
-        ("order", two.clone(), json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}),
-            json!({"containers": [{"name": "b", "image": "2"}, {"name": "a", "image": "1"}]})),
-        ("order with a new item", two.clone(),
+        (
+            "merge by name",
+            two.clone(),
+            json!({"containers": [{"name": "b", "image": "3"}]}),
+            json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "3"}]}),
+        ),
+        (
+            "new items follow the server's",
+            two.clone(),
+            json!({"containers": [{"name": "c", "image": null, "tty": true}]}),
+            json!({"containers": [{"name": "c", "tty": true}, {"name": "a", "image": "1"}, {"name": "b", "image": "2"}]}),
+        ),
+        (
+            "delete an item",
+            two.clone(),
+            json!({"containers": [{"name": "a", "$patch": "delete"}]}),
+            json!({"containers": [{"name": "b", "image": "2"}]}),
+        ),
+        (
+            "replace a list",
+            two.clone(),
+            json!({"containers": [{"$patch": "replace"}, {"name": "z"}]}),
+            json!({"containers": [{"name": "z"}]}),
+        ),
+        (
+            "replace an item",
+            two.clone(),
+            json!({"containers": [{"name": "a", "tty": true}, {"name": "b", "image": "9"}]}),
+            json!({"containers": [{"name": "a", "image": "1", "tty": true}, {"name": "b", "image": "9"}]}),
+        ),
+        (
+            "order",
+            two.clone(),
+            json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}),
+            json!({"containers": [{"name": "b", "image": "2"}, {"name": "a", "image": "1"}]}),
+        ),
+        (
+            "order with a new item",
+            two.clone(),
             json!({"$setElementOrder/containers": [{"name": "c"}, {"name": "a"}], "containers": [{"name": "c"}]}),
-            json!({"containers": [{"name": "c"}, {"name": "a", "image": "1"}, {"name": "b", "image": "2"}]})),
-        ("order with a deletion", two.clone(),
+            json!({"containers": [{"name": "c"}, {"name": "a", "image": "1"}, {"name": "b", "image": "2"}]}),
+        ),
+        (
+            "order with a deletion",
+            two.clone(),
             json!({"$setElementOrder/containers": [{"name": "b"}], "containers": [{"name": "a", "$patch": "delete"}]}),
-            json!({"containers": [{"name": "b", "image": "2"}]})),
-        ("null removes", json!({"nodeName": "a", "hostPID": true}), json!({"nodeName": null, "subdomain": null}),
-            json!({"hostPID": true})),
-        ("atomic lists are replaced", json!({"containers": [{"name": "a", "command": ["x", "y"]}]}),
+            json!({"containers": [{"name": "b", "image": "2"}]}),
+        ),
+        (
+            "null removes",
+            json!({"nodeName": "a", "hostPID": true}),
+            json!({"nodeName": null, "subdomain": null}),
+            json!({"hostPID": true}),
+        ),
+        (
+            "atomic lists are replaced",
+            json!({"containers": [{"name": "a", "command": ["x", "y"]}]}),
             json!({"containers": [{"name": "a", "command": ["z"]}]}),
-            json!({"containers": [{"name": "a", "command": ["z"]}]})),
-        ("retain keys", json!({"volumes": [{"name": "v", "emptyDir": {}}]}),
+            json!({"containers": [{"name": "a", "command": ["z"]}]}),
+        ),
+        (
+            "retain keys",
+            json!({"volumes": [{"name": "v", "emptyDir": {}}]}),
             json!({"volumes": [{"name": "v", "$retainKeys": ["name", "configMap"], "configMap": {"name": "c"}}]}),
-            json!({"volumes": [{"name": "v", "configMap": {"name": "c"}}]})),
-        ("replace a map", json!({"securityContext": {"runAsUser": 1, "fsGroup": 2}}),
+            json!({"volumes": [{"name": "v", "configMap": {"name": "c"}}]}),
+        ),
+        (
+            "replace a map",
+            json!({"securityContext": {"runAsUser": 1, "fsGroup": 2}}),
             json!({"securityContext": {"$patch": "replace", "fsGroup": 3}}),
-            json!({"securityContext": {"fsGroup": 3}})),
-        ("delete a map", json!({"securityContext": {"runAsUser": 1}}), json!({"securityContext": {"$patch": "delete"}}),
-            json!({"securityContext": {}})),
-        ("directives vanish from what is new", json!({}),
+            json!({"securityContext": {"fsGroup": 3}}),
+        ),
+        (
+            "delete a map",
+            json!({"securityContext": {"runAsUser": 1}}),
+            json!({"securityContext": {"$patch": "delete"}}),
+            json!({"securityContext": {}}),
+        ),
+        (
+            "directives vanish from what is new",
+            json!({}),
             json!({"securityContext": {"$patch": "replace", "fsGroup": 3}, "containers": [{"name": "a", "$patch": "delete"}, {"name": "b",
                 "$setElementOrder/ports": [{"containerPort": 1}], "ports": [{"containerPort": 1}]}]}),
-            json!({"securityContext": {"fsGroup": 3}, "containers": [{"name": "b", "ports": [{"containerPort": 1}]}]})),
-        ("ports merge by number", json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "protocol": "TCP"}]}]}),
+            json!({"securityContext": {"fsGroup": 3}, "containers": [{"name": "b", "ports": [{"containerPort": 1}]}]}),
+        ),
+        (
+            "ports merge by number",
+            json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "protocol": "TCP"}]}]}),
             json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "name": "x"}]}]}),
-            json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "protocol": "TCP", "name": "x"}]}]})),
-        ("maps with free keys merge", json!({"nodeSelector": {"a": "1", "b": "2"}}),
-            json!({"nodeSelector": {"a": null, "c": "3"}}), json!({"nodeSelector": {"b": "2", "c": "3"}})),
+            json!({"containers": [{"name": "a", "ports": [{"containerPort": 1, "protocol": "TCP", "name": "x"}]}]}),
+        ),
+        (
+            "maps with free keys merge",
+            json!({"nodeSelector": {"a": "1", "b": "2"}}),
+            json!({"nodeSelector": {"a": null, "c": "3"}}),
+            json!({"nodeSelector": {"b": "2", "c": "3"}}),
+        ),
     ] {
         assert_eq!(patched(current, patch).unwrap(), expected, "{what}");
     }
@@ -93,13 +150,21 @@ fn deployment_strategy_keeps_only_the_keys_named() {
 fn refusals() {
     let current = json!({"containers": [{"name": "a"}]});
     for (patch, code, start) in [
-        (json!({"containers": [{"image": "x"}]}), 500, "map: {\"image\":\"x\"} does not contain declared merge key: name"),
+        (
+            json!({"containers": [{"image": "x"}]}),
+            500,
+            "map: {\"image\":\"x\"} does not contain declared merge key: name",
+        ),
         (json!({"containers": [{"name": "a", "$patch": "merge"}]}), 500, "merging lists cannot yet"),
         (json!({"containers": [{"name": "a", "$patch": "what"}]}), 500, "unknown patch type: what in map"),
         (json!({"$patch": "what"}), 500, "unknown patch type: what in map"),
         (json!({"$retainKeys": ["a"], "nodeName": "x"}), 400, "invalid patch format of retainKeys"),
         (json!({"$retainKeys": "a"}), 400, "invalid patch format of retainKeys"),
-        (json!({"$setElementOrder/containers": [{"name": "b"}], "containers": [{"name": "a"}]}), 500, "The order in patch list:"),
+        (
+            json!({"$setElementOrder/containers": [{"name": "b"}], "containers": [{"name": "a"}]}),
+            500,
+            "The order in patch list:",
+        ),
     ] {
         let e = patched(current.clone(), patch.clone()).unwrap_err();
         assert_eq!(e.code, code, "{patch}");

@@ -30,9 +30,7 @@ pub(super) fn of(kind: &str) -> Vec<Column> {
     let names: &[&str] = match kind {
         "Pod" => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"],
         "PodTemplate" => &["Name", "Containers", "Images", "Pod Labels"],
-        "PodDisruptionBudget" => {
-            &["Name", "Min Available", "Max Unavailable", "Allowed Disruptions:integer", "Age"]
-        }
+        "PodDisruptionBudget" => &["Name", "Min Available", "Max Unavailable", "Allowed Disruptions:integer", "Age"],
         "ReplicationController" | "ReplicaSet" => &[
             "Name",
             "Desired:integer",
@@ -59,9 +57,7 @@ pub(super) fn of(kind: &str) -> Vec<Column> {
         "Deployment" => &["Name", "Ready", "Up-to-date", "Available", "Age", "+Containers", "+Images", "+Selector"],
         "StatefulSet" => &["Name", "Ready", "Age", "+Containers", "+Images"],
         "ControllerRevision" => &["Name", "Controller", "Revision", "Age"],
-        "Job" => {
-            &["Name", "Status", "Completions", "Duration", "Age", "+Containers", "+Images", "+Selector"]
-        }
+        "Job" => &["Name", "Status", "Completions", "Duration", "Age", "+Containers", "+Images", "+Selector"],
         "CronJob" => &[
             "Name",
             "Schedule",
@@ -137,9 +133,7 @@ pub(super) fn of(kind: &str) -> Vec<Column> {
         "ResourceQuota" => &["Name", "Request", "Limit", "Age"],
         "HorizontalPodAutoscaler" => &["Name", "Reference", "Targets", "MinPods", "MaxPods", "Replicas", "Age"],
         "RoleBinding" | "ClusterRoleBinding" => &["Name", "Role", "Age", "+Users", "+Groups", "+ServiceAccounts"],
-        "StorageClass" => {
-            &["Name", "Provisioner", "ReclaimPolicy", "VolumeBindingMode", "AllowVolumeExpansion", "Age"]
-        }
+        "StorageClass" => &["Name", "Provisioner", "ReclaimPolicy", "VolumeBindingMode", "AllowVolumeExpansion", "Age"],
         "VolumeAttachment" => &["Name", "Attacher", "PV", "Node", "Attached:boolean", "Age"],
         "VolumeAttributesClass" => &["Name", "DriverName", "Age"],
         "CSINode" => &["Name", "Drivers:integer", "Age"],

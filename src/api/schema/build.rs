@@ -165,7 +165,11 @@ impl Builder {
             .iter()
             .map(|(field, schema)| Field {
                 name: field.as_str().into(),
-                node: if self.graph.typed { self.add(field, schema) } else { self.add(&format!("{name}.{field}"), schema) },
+                node: if self.graph.typed {
+                    self.add(field, schema)
+                } else {
+                    self.add(&format!("{name}.{field}"), schema)
+                },
                 required: s.required.contains(field),
             })
             .collect()

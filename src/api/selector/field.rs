@@ -69,10 +69,7 @@ impl FieldSelector {
                 continue;
             }
             return Err(Status::bad_request(if selectable.is_empty() {
-                format!(
-                    "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
-                    r.path
-                )
+                format!("{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", r.path)
             } else {
                 format!("field label not supported: {}", r.path)
             }));
@@ -153,7 +150,16 @@ mod tests {
         let s = FieldSelector::parse("a=b,c!=d,,e==f\\,g").unwrap();
         assert_eq!(s.to_string(), "a=b,c!=d,e=f\\,g");
         assert_eq!(s.exact("e"), Some("f,g"));
-        assert!(s.matches(|p| Some(match p { "a" => "b", "e" => "f,g", _ => "" }.to_owned())));
+        assert!(s.matches(|p| {
+            Some(
+                match p {
+                    "a" => "b",
+                    "e" => "f,g",
+                    _ => "",
+                }
+                .to_owned(),
+            )
+        }));
         assert!(!s.matches(|_| None));
         assert!(FieldSelector::parse("").unwrap().is_empty());
     }

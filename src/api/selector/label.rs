@@ -293,7 +293,8 @@ mod tests {
         .unwrap();
         assert_eq!(s.to_string(), "a=b,c notin (d)");
         assert!(s.matches(&labels(&[("a", "b")])));
-        let e = LabelSelector::from_value(&json!({"matchExpressions": [{"key": "c", "operator": "Like"}]})).unwrap_err();
+        let e =
+            LabelSelector::from_value(&json!({"matchExpressions": [{"key": "c", "operator": "Like"}]})).unwrap_err();
         assert_eq!(e.message, "\"Like\" is not a valid label selector operator");
     }
 }

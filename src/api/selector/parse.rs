@@ -241,8 +241,16 @@ mod tests {
         ] {
             assert_eq!(requirements(text).unwrap_err(), message, "{text}");
         }
-        assert!(requirements("-a=b").unwrap_err().starts_with("unable to parse requirement: key: Invalid value: \"-a\": name part"));
-        assert!(requirements("a=-b").unwrap_err().starts_with("unable to parse requirement: values[0][a]: Invalid value: \"-b\": a valid label"));
+        assert!(
+            requirements("-a=b")
+                .unwrap_err()
+                .starts_with("unable to parse requirement: key: Invalid value: \"-a\": name part")
+        );
+        assert!(
+            requirements("a=-b")
+                .unwrap_err()
+                .starts_with("unable to parse requirement: values[0][a]: Invalid value: \"-b\": a valid label")
+        );
     }
 
     #[test]

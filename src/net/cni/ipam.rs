@@ -24,10 +24,7 @@ impl Ipam {
     /// The addresses of a range whose first is the gateway's, kept in a directory.
     pub fn open(dir: &Path, range: IpNet) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            range,
-        })
+        Ok(Self { dir: dir.to_owned(), range })
     }
 
     /// An address for an owner: the one it has, or the next free one after the
@@ -36,9 +33,7 @@ impl Ipam {
         if let Some(held) = self.of(owner)?.first() {
             return Ok(*held);
         }
-        let last = fs::read_to_string(self.dir.join(LAST))
-            .ok()
-            .and_then(|t| t.trim().parse::<IpAddr>().ok());
+        let last = fs::read_to_string(self.dir.join(LAST)).ok().and_then(|t| t.trim().parse::<IpAddr>().ok());
         let hosts = || self.range.hosts().skip(1).take(MOST);
         let after = hosts().filter(|a| last.is_some_and(|last| *a > last));
         let before = hosts().filter(|a| last.is_none_or(|last| *a <= last));
@@ -58,10 +53,7 @@ impl Ipam {
                 Err(error) => return Err(error),
             }
         }
-        Err(io::Error::new(
-            io::ErrorKind::QuotaExceeded,
-            format!("no address is free in {}", self.range),
-        ))
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, format!("no address is free in {}", self.range)))
     }
 
     /// The addresses an owner has.

@@ -61,9 +61,6 @@ pub struct Failure {
 
 impl Failure {
     fn new(code: u32, msg: impl std::fmt::Display) -> Self {
-        Self {
-            code,
-            msg: msg.to_string(),
-        }
+        Self { code, msg: msg.to_string() }
     }
 }

@@ -40,10 +40,7 @@ fn version_of(conf: &Value) -> String {
     conf["cniVersion"].as_str().unwrap_or("1.0.0").to_owned()
 }
 
-pub(super) fn run(
-    var: impl Fn(&str) -> Option<String>,
-    conf: &str,
-) -> Result<Option<Value>, Failure> {
+pub(super) fn run(var: impl Fn(&str) -> Option<String>, conf: &str) -> Result<Option<Value>, Failure> {
     let need = |name: &str| {
         let value = var(name).filter(|v| !v.is_empty());
         value.ok_or_else(|| Failure::new(4, format!("{name} is not set")))
@@ -52,41 +49,21 @@ pub(super) fn run(
     let conf: Value = serde_json::from_str(conf).map_err(|e| Failure::new(6, e))?;
     let version = version_of(&conf);
     if command == "VERSION" {
-        return Ok(Some(
-            json!({"cniVersion": version, "supportedVersions": VERSIONS}),
-        ));
+        return Ok(Some(json!({"cniVersion": version, "supportedVersions": VERSIONS})));
     }
     if !VERSIONS.contains(&version.as_str()) {
-        return Err(Failure::new(
-            1,
-            format!("CNI version {version} is not spoken"),
-        ));
+        return Err(Failure::new(1, format!("CNI version {version} is not spoken")));
     }
     if !matches!(command.as_str(), "ADD" | "DEL" | "CHECK") {
-        return Err(Failure::new(
-            4,
-            format!("CNI_COMMAND {command} is not known"),
-        ));
+        return Err(Failure::new(4, format!("CNI_COMMAND {command} is not known")));
     }
-    let netns = if command == "DEL" {
-        var("CNI_NETNS").unwrap_or_default()
-    } else {
-        need("CNI_NETNS")?
-    };
-    let request = Request {
-        container_id: need("CNI_CONTAINERID")?,
-        ifname: need("CNI_IFNAME")?,
-        command,
-        netns,
-        version,
-    };
+    let netns = if command == "DEL" { var("CNI_NETNS").unwrap_or_default() } else { need("CNI_NETNS")? };
+    let request =
+        Request { container_id: need("CNI_CONTAINERID")?, ifname: need("CNI_IFNAME")?, command, netns, version };
     match ask(conf["socket"].as_str().unwrap_or(SOCKET), &request) {
         Ok(Response::Done(result)) => Ok(result),
         Ok(Response::Failed(failure)) => Err(failure),
-        Err(error) => Err(Failure::new(
-            11,
-            format!("the agent does not answer: {error}"),
-        )),
+        Err(error) => Err(Failure::new(11, format!("the agent does not answer: {error}"))),
     }
 }
 

@@ -51,13 +51,7 @@ impl CniServer {
     pub fn new(config: Config, mtu: u32, dir: &Path) -> Result<Self, LinkError> {
         let ipam = Ipam::open(dir, config.pod_cidr);
         let ipam = ipam.map_err(|e| LinkError::System(format!("open {}", dir.display()), e))?;
-        Ok(Self {
-            config,
-            mtu,
-            ipam,
-            links: Links::open()?,
-            turn: Mutex::new(()),
-        })
+        Ok(Self { config, mtu, ipam, links: Links::open()?, turn: Mutex::new(()) })
     }
 
     /// Answers plugins until cancelled.
@@ -87,9 +81,7 @@ impl CniServer {
     async fn converse(&self, stream: UnixStream) -> io::Result<()> {
         let (read, mut write) = stream.into_split();
         let mut line = String::new();
-        BufReader::new(read.take(LONGEST))
-            .read_line(&mut line)
-            .await?;
+        BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
         let response = match serde_json::from_str::<Request>(&line) {
             Ok(request) => self.handle(&request).await,
             Err(error) => Response::Failed(Failure::new(6, error)),
@@ -125,65 +117,40 @@ impl CniServer {
 
     async fn add(&self, request: &Request) -> Result<Value, CniError> {
         let host = host_name(request);
-        let netns =
-            File::open(&request.netns).map_err(|e| CniError::Netns(request.netns.clone(), e))?;
+        let netns = File::open(&request.netns).map_err(|e| CniError::Netns(request.netns.clone(), e))?;
         let range = self.config.pod_cidr;
-        let gateway = gateway(range)
-            .ok_or_else(|| CniError::Unfit(format!("{range} is too small")))?
-            .addr();
+        let gateway = gateway(range).ok_or_else(|| CniError::Unfit(format!("{range} is too small")))?.addr();
         let addr = self.ipam.take(&owner(request)).map_err(CniError::Ipam)?;
-        let net =
-            IpNet::new(addr, range.prefix_len()).map_err(|e| CniError::Unfit(e.to_string()))?;
+        let net = IpNet::new(addr, range.prefix_len()).map_err(|e| CniError::Unfit(e.to_string()))?;
         let bridge = self.links.need(&self.config.bridge).await?.index;
 
         self.links.remove(&host).await?;
         let inner = LinkUnspec::new_with_name(&request.ifname).mtu(self.mtu);
         let inner = inner.setns_by_fd(netns.as_raw_fd()).build();
-        let pair = LinkVeth::new(&host, &request.ifname)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(inner)));
+        let pair = LinkVeth::new(&host, &request.ifname).set_info_data(InfoData::Veth(InfoVeth::Peer(inner)));
         let pair = pair.mtu(self.mtu).build();
         let added = self.links.handle.link().add(pair).execute().await;
         added.map_err(|e| LinkError::Netlink(format!("add link {host}"), e))?;
         let outer = self.links.need(&host).await?;
-        let onto = LinkUnspec::new_with_index(outer.index)
-            .controller(bridge)
-            .up()
-            .build();
-        self.links
-            .set(onto, "put the pod's link on the bridge")
-            .await?;
+        let onto = LinkUnspec::new_with_index(outer.index).controller(bridge).up().build();
+        self.links.set(onto, "put the pod's link on the bridge").await?;
         // A pod may reach itself through a service.
         let hairpin = LinkBridgePort::new(outer.index).hairpin(true).build();
         let set = self.links.handle.link().set_port(hairpin).execute().await;
         set.map_err(|e| LinkError::Netlink("set hairpin mode".into(), e))?;
 
         let ifname = request.ifname.clone();
-        let mac = within(&request.netns, netns, async move || {
-            furnish(&ifname, net, gateway).await
-        })
-        .await?;
+        let mac = within(&request.netns, netns, async move || furnish(&ifname, net, gateway).await).await?;
         Ok(self.result(request, net, gateway, outer.mac, mac))
     }
 
-    fn result(
-        &self,
-        request: &Request,
-        net: IpNet,
-        gateway: IpAddr,
-        outer: Option<Mac>,
-        inner: Mac,
-    ) -> Value {
+    fn result(&self, request: &Request, net: IpNet, gateway: IpAddr, outer: Option<Mac>, inner: Mac) -> Value {
         let outer = outer.map(text).unwrap_or_default();
-        let mut ip =
-            json!({"address": net.to_string(), "gateway": gateway.to_string(), "interface": 1});
+        let mut ip = json!({"address": net.to_string(), "gateway": gateway.to_string(), "interface": 1});
         if request.version.starts_with("0.") {
             ip["version"] = json!(if net.addr().is_ipv6() { "6" } else { "4" });
         }
-        let everywhere = if net.addr().is_ipv6() {
-            "::/0"
-        } else {
-            "0.0.0.0/0"
-        };
+        let everywhere = if net.addr().is_ipv6() { "::/0" } else { "0.0.0.0/0" };
         json!({
             "cniVersion": request.version,
             "interfaces": [
@@ -202,12 +169,7 @@ impl CniServer {
 
     async fn check(&self, request: &Request) -> Result<(), CniError> {
         self.links.need(&host_name(request)).await?;
-        if self
-            .ipam
-            .of(&owner(request))
-            .map_err(CniError::Ipam)?
-            .is_empty()
-        {
+        if self.ipam.of(&owner(request)).map_err(CniError::Ipam)?.is_empty() {
             return Err(CniError::Unfit("the sandbox has no address".into()));
         }
         Ok(())
@@ -223,9 +185,7 @@ fn host_name(request: &Request) -> String {
     // FNV-1a, of which as much as a link's name has room for.
     let hash = owner(request)
         .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("veth{:011x}", hash >> 20)
 }
 
@@ -240,18 +200,10 @@ async fn furnish(ifname: &str, net: IpNet, gateway: IpAddr) -> Result<Mac, LinkE
     let link = links.need(ifname).await?;
     links.address(link.index, net).await?;
     links.up(link.index).await?;
-    let everywhere = IpNet::new(
-        if net.addr().is_ipv6() {
-            [0; 16].into()
-        } else {
-            [0; 4].into()
-        },
-        0,
-    );
+    let everywhere = IpNet::new(if net.addr().is_ipv6() { [0; 16].into() } else { [0; 4].into() }, 0);
     let everywhere = everywhere.map_err(|e| LinkError::Unfit(e.to_string()))?;
     links.route(link.index, everywhere, gateway, None).await?;
-    link.mac
-        .ok_or_else(|| LinkError::Unfit(format!("link {ifname} has no hardware address")))
+    link.mac.ok_or_else(|| LinkError::Unfit(format!("link {ifname} has no hardware address")))
 }
 
 /// Works inside a network namespace, on a thread that ends with the work: a
@@ -265,19 +217,13 @@ async fn within<T: Send + 'static>(
     let at = name.to_owned();
     let inside = move || -> Result<T, CniError> {
         let refused = |e: io::Error| CniError::Netns(at.clone(), e);
-        nix::sched::setns(&netns, nix::sched::CloneFlags::CLONE_NEWNET)
-            .map_err(|e| refused(e.into()))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(refused)?;
+        nix::sched::setns(&netns, nix::sched::CloneFlags::CLONE_NEWNET).map_err(|e| refused(e.into()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
         Ok(runtime.block_on(work())?)
     };
     std::thread::Builder::new()
         .name("pod-netns".into())
         .spawn(move || done.send(inside()))
         .map_err(|e| CniError::Netns(name.into(), e))?;
-    outcome
-        .await
-        .map_err(|_| CniError::Unfit(format!("work in {name} broke off")))?
+    outcome.await.map_err(|_| CniError::Unfit(format!("work in {name} broke off")))?
 }

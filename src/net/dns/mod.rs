@@ -31,9 +31,6 @@ impl View {
 
     /// The records of this moment.
     pub fn load(&self) -> Arc<Records> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

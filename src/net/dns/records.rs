@@ -60,45 +60,26 @@ impl Records {
                 by_service.entry(owner).or_default().push(slice);
             }
         }
-        let mut records = Self {
-            domain,
-            ..Self::default()
-        };
+        let mut records = Self { domain, ..Self::default() };
         let version = format!("dns-version.{}", records.domain);
         records.add(&version, Data::Txt("1.1.0".into()));
         for service in services {
-            let (Some(namespace), Some(name)) =
-                (&service.metadata.namespace, &service.metadata.name)
-            else {
+            let (Some(namespace), Some(name)) = (&service.metadata.namespace, &service.metadata.name) else {
                 continue;
             };
             records.namespaces.insert(namespace.clone());
             let slices = by_service.get(&(namespace.as_str(), name.as_str()));
-            records.add_service(
-                service,
-                namespace,
-                name,
-                slices.map_or(&[][..], Vec::as_slice),
-            );
+            records.add_service(service, namespace, name, slices.map_or(&[][..], Vec::as_slice));
         }
         records
     }
 
-    fn add_service(
-        &mut self,
-        service: &Service,
-        namespace: &str,
-        name: &str,
-        slices: &[&EndpointSlice],
-    ) {
+    fn add_service(&mut self, service: &Service, namespace: &str, name: &str, slices: &[&EndpointSlice]) {
         let Some(spec) = &service.spec else { return };
         let own = format!("{name}.{namespace}.svc.{}", self.domain);
         if spec.type_.as_deref() == Some("ExternalName") {
             if let Some(to) = &spec.external_name {
-                self.add(
-                    &own,
-                    Data::Cname(to.trim_end_matches('.').to_ascii_lowercase()),
-                );
+                self.add(&own, Data::Cname(to.trim_end_matches('.').to_ascii_lowercase()));
             }
             return;
         }
@@ -110,13 +91,7 @@ impl Records {
         if !addrs.is_empty() {
             for port in spec.ports.iter().flatten() {
                 if let Ok(number) = u16::try_from(port.port) {
-                    self.add_port(
-                        port.name.as_deref(),
-                        port.protocol.as_deref(),
-                        number,
-                        &own,
-                        &own,
-                    );
+                    self.add_port(port.name.as_deref(), port.protocol.as_deref(), number, &own, &own);
                 }
             }
             return;
@@ -131,11 +106,7 @@ impl Records {
                 if !unready && conditions.and_then(|c| c.ready) == Some(false) {
                     continue;
                 }
-                for addr in endpoint
-                    .addresses
-                    .iter()
-                    .filter_map(|a| a.parse::<IpAddr>().ok())
-                {
+                for addr in endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
                     let host = match endpoint.hostname.as_deref() {
                         Some(hostname) if !hostname.is_empty() => hostname.to_owned(),
                         _ => dashed(addr),
@@ -156,32 +127,16 @@ impl Records {
         }
     }
 
-    fn add_port(
-        &mut self,
-        name: Option<&str>,
-        protocol: Option<&str>,
-        port: u16,
-        own: &str,
-        target: &str,
-    ) {
+    fn add_port(&mut self, name: Option<&str>, protocol: Option<&str>, port: u16, own: &str, target: &str) {
         let name = name.filter(|n| !n.is_empty());
         if let (Some(name), Some(protocol)) = (name, Protocol::parse(protocol)) {
             let at = format!("_{name}._{}.{own}", protocol.as_str());
-            self.add(
-                &at,
-                Data::Srv {
-                    port,
-                    target: target.to_owned(),
-                },
-            );
+            self.add(&at, Data::Srv { port, target: target.to_owned() });
         }
     }
 
     fn add(&mut self, name: &str, data: Data) {
-        self.names
-            .entry(name.to_ascii_lowercase())
-            .or_default()
-            .insert(data);
+        self.names.entry(name.to_ascii_lowercase()).or_default().insert(data);
         // The names above it exist too, if only as branches.
         let mut rest = name;
         while let Some((_, parent)) = rest.split_once('.') {
@@ -220,12 +175,10 @@ impl Records {
         match labels[..] {
             ["svc" | "pod"] => Answer::Found(Vec::new()),
             [namespace, "pod"] if self.namespaces.contains(namespace) => Answer::Found(Vec::new()),
-            [addr, namespace, "pod"] if self.namespaces.contains(namespace) => {
-                match undashed(addr) {
-                    Some(addr) => Answer::Found(vec![Data::Addr(addr)]),
-                    None => Answer::Missing,
-                }
-            }
+            [addr, namespace, "pod"] if self.namespaces.contains(namespace) => match undashed(addr) {
+                Some(addr) => Answer::Found(vec![Data::Addr(addr)]),
+                None => Answer::Missing,
+            },
             _ => Answer::Missing,
         }
     }
@@ -241,13 +194,7 @@ fn dashed(addr: IpAddr) -> String {
 
 fn undashed(label: &str) -> Option<IpAddr> {
     let v4 = label.replace('-', ".").parse::<Ipv4Addr>().map(IpAddr::V4);
-    v4.ok().or_else(|| {
-        label
-            .replace('-', ":")
-            .parse::<Ipv6Addr>()
-            .map(IpAddr::V6)
-            .ok()
-    })
+    v4.ok().or_else(|| label.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6).ok())
 }
 
 /// The name that stands for an address in reverse look-ups.
@@ -258,11 +205,7 @@ fn reverse(addr: IpAddr) -> String {
             format!("{d}.{c}.{b}.{a}.in-addr.arpa")
         }
         IpAddr::V6(addr) => {
-            let nibbles = addr
-                .octets()
-                .into_iter()
-                .rev()
-                .flat_map(|o| [o & 15, o >> 4]);
+            let nibbles = addr.octets().into_iter().rev().flat_map(|o| [o & 15, o >> 4]);
             nibbles.map(|n| format!("{n:x}.")).collect::<String>() + "ip6.arpa"
         }
     }

@@ -64,10 +64,7 @@ impl Dns {
     /// Answers from the records, and by these resolvers what is not the
     /// cluster's; without any, such names are refused.
     pub fn new(records: View, upstreams: &[IpAddr]) -> Result<Self, DnsError> {
-        let servers = upstreams
-            .iter()
-            .map(|ip| NameServerConfig::udp_and_tcp(*ip))
-            .collect();
+        let servers = upstreams.iter().map(|ip| NameServerConfig::udp_and_tcp(*ip)).collect();
         Self::forwarding(records, servers)
     }
 
@@ -77,8 +74,7 @@ impl Dns {
             None
         } else {
             let config = ResolverConfig::from_name_servers(servers);
-            let mut builder =
-                Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+            let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
             let options = builder.options_mut();
             options.use_hosts_file = ResolveHosts::Never;
             options.positive_max_ttl = Some(Duration::from_secs(30));
@@ -91,14 +87,8 @@ impl Dns {
     }
 
     /// Serves an address, by the machine's own resolvers for the rest, until cancelled.
-    pub async fn run(
-        addr: SocketAddr,
-        records: View,
-        cancel: CancellationToken,
-    ) -> Result<(), DnsError> {
-        let text = tokio::fs::read_to_string("/etc/resolv.conf")
-            .await
-            .unwrap_or_default();
+    pub async fn run(addr: SocketAddr, records: View, cancel: CancellationToken) -> Result<(), DnsError> {
+        let text = tokio::fs::read_to_string("/etc/resolv.conf").await.unwrap_or_default();
         let dns = Self::new(records, &upstreams(&text, &[addr.ip()]))?;
         dns.serve(addr, cancel).await
     }
@@ -112,12 +102,7 @@ impl Dns {
     }
 
     /// Serves sockets that are open already, until cancelled.
-    pub async fn serve_on(
-        self,
-        udp: UdpSocket,
-        tcp: TcpListener,
-        cancel: CancellationToken,
-    ) -> Result<(), DnsError> {
+    pub async fn serve_on(self, udp: UdpSocket, tcp: TcpListener, cancel: CancellationToken) -> Result<(), DnsError> {
         let mut server = Server::new(self);
         server.register_socket(udp);
         server.register_listener(tcp, PATIENCE, 32);
@@ -148,11 +133,8 @@ impl Dns {
                     });
                     let before = reply.answers.len();
                     let found = data.iter().filter_map(rdata);
-                    let found =
-                        found.filter(|d| kind == RecordType::ANY || d.record_type() == kind);
-                    reply
-                        .answers
-                        .extend(found.map(|d| Record::from_rdata(at.clone(), TTL, d)));
+                    let found = found.filter(|d| kind == RecordType::ANY || d.record_type() == kind);
+                    reply.answers.extend(found.map(|d| Record::from_rdata(at.clone(), TTL, d)));
                     if kind == RecordType::SRV {
                         reply.more.extend(targets(&records, &data));
                     }
@@ -217,13 +199,7 @@ struct Reply {
 impl Default for Reply {
     fn default() -> Self {
         let (answers, more) = (Vec::new(), Vec::new());
-        Self {
-            code: ResponseCode::NoError,
-            authoritative: false,
-            answers,
-            soa: None,
-            more,
-        }
+        Self { code: ResponseCode::NoError, authoritative: false, answers, soa: None, more }
     }
 }
 
@@ -232,12 +208,7 @@ fn rdata(data: &Data) -> Option<RData> {
     Some(match data {
         Data::Addr(IpAddr::V4(addr)) => RData::A((*addr).into()),
         Data::Addr(IpAddr::V6(addr)) => RData::AAAA((*addr).into()),
-        Data::Srv { port, target } => RData::SRV(SRV::new(
-            0,
-            100,
-            *port,
-            Name::from_ascii(format!("{target}.")).ok()?,
-        )),
+        Data::Srv { port, target } => RData::SRV(SRV::new(0, 100, *port, Name::from_ascii(format!("{target}.")).ok()?)),
         Data::Ptr(name) => RData::PTR(PTR(Name::from_ascii(format!("{name}.")).ok()?)),
         Data::Txt(text) => RData::TXT(TXT::new(vec![text.clone()])),
         Data::Cname(to) => RData::CNAME(CNAME(Name::from_ascii(format!("{to}.")).ok()?)),
@@ -251,16 +222,10 @@ fn targets(records: &super::Records, data: &[Data]) -> Vec<Record> {
         let Data::Srv { target, .. } = data else {
             continue;
         };
-        let (Answer::Found(addrs), Ok(name)) = (
-            records.answer(target),
-            Name::from_ascii(format!("{target}.")),
-        ) else {
+        let (Answer::Found(addrs), Ok(name)) = (records.answer(target), Name::from_ascii(format!("{target}."))) else {
             continue;
         };
-        let addrs = addrs
-            .iter()
-            .filter(|a| matches!(a, Data::Addr(_)))
-            .filter_map(rdata);
+        let addrs = addrs.iter().filter(|a| matches!(a, Data::Addr(_))).filter_map(rdata);
         found.extend(addrs.map(|a| Record::from_rdata(name.clone(), TTL, a)));
     }
     found
@@ -268,38 +233,21 @@ fn targets(records: &super::Records, data: &[Data]) -> Vec<Record> {
 
 fn soa(domain: &str) -> Option<Record> {
     let zone = Name::from_ascii(format!("{domain}.")).ok()?;
-    let server = Name::from_ascii("ns.dns.")
-        .ok()?
-        .append_domain(&zone)
-        .ok()?;
-    let owner = Name::from_ascii("hostmaster.")
-        .ok()?
-        .append_domain(&zone)
-        .ok()?;
+    let server = Name::from_ascii("ns.dns.").ok()?.append_domain(&zone).ok()?;
+    let owner = Name::from_ascii("hostmaster.").ok()?.append_domain(&zone).ok()?;
     let soa = SOA::new(server, owner, 1, 7200, 1800, 86_400, TTL);
     Some(Record::from_rdata(zone, TTL, RData::SOA(soa)))
 }
 
 #[async_trait::async_trait]
 impl RequestHandler for Dns {
-    async fn handle_request<R: ResponseHandler, T: Time>(
-        &self,
-        request: &Request,
-        mut out: R,
-    ) -> ResponseInfo {
+    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut out: R) -> ResponseInfo {
         let reply = match request.request_info() {
             Ok(info) if info.query.query_class() == DNSClass::IN => {
-                self.resolve(info.query.original().name(), info.query.query_type())
-                    .await
+                self.resolve(info.query.original().name(), info.query.query_type()).await
             }
-            Ok(_) => Reply {
-                code: ResponseCode::Refused,
-                ..Reply::default()
-            },
-            Err(_) => Reply {
-                code: ResponseCode::FormErr,
-                ..Reply::default()
-            },
+            Ok(_) => Reply { code: ResponseCode::Refused, ..Reply::default() },
+            Err(_) => Reply { code: ResponseCode::FormErr, ..Reply::default() },
         };
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = reply.code;
@@ -317,11 +265,7 @@ impl RequestHandler for Dns {
             Err(error) => {
                 tracing::debug!(%error, "a DNS answer was not sent");
                 metadata.response_code = ResponseCode::ServFail;
-                hickory_proto::op::Header {
-                    metadata,
-                    counts: Default::default(),
-                }
-                .into()
+                hickory_proto::op::Header { metadata, counts: Default::default() }.into()
             }
         }
     }

@@ -84,26 +84,16 @@ pub fn families(config: &Config, table: &Table) -> BTreeSet<Family> {
 
 /// The chains and maps a table needs.
 pub fn shapes(table: &Table) -> BTreeSet<Shape> {
-    table
-        .frontends
-        .iter()
-        .flat_map(|(front, frontend)| shapes_of(*front, frontend))
-        .collect()
+    table.frontends.iter().flat_map(|(front, frontend)| shapes_of(*front, frontend)).collect()
 }
 
 fn shapes_of(front: Front, frontend: &Frontend) -> impl Iterator<Item = Shape> {
     let shape = move |inside, target: Option<&Target>| {
         let size = target.map_or(0, |t| t.endpoints().len());
-        (size > 0).then_some(Shape {
-            family: Family::of(front.addr),
-            inside,
-            size,
-        })
+        (size > 0).then_some(Shape { family: Family::of(front.addr), inside, size })
     };
     let shared = frontend.affinity.is_none().then_some(&frontend.target);
-    [shape(false, shared), shape(true, frontend.inside.as_ref())]
-        .into_iter()
-        .flatten()
+    [shape(false, shared), shape(true, frontend.inside.as_ref())].into_iter().flatten()
 }
 
 /// The script that takes everything back.
@@ -141,11 +131,7 @@ pub fn difference(config: &Config, old: &Table, new: &Table, known: &BTreeSet<Sh
     let (mut gone, mut fresh) = (Elements::new(), Elements::new());
     let (mut unstick, mut stick) = (String::new(), String::new());
 
-    let fronts = old
-        .frontends
-        .keys()
-        .chain(new.frontends.keys())
-        .collect::<BTreeSet<_>>();
+    let fronts = old.frontends.keys().chain(new.frontends.keys()).collect::<BTreeSet<_>>();
     for front in fronts {
         let (before, after) = (old.frontends.get(front), new.frontends.get(front));
         if before == after {
@@ -160,20 +146,10 @@ pub fn difference(config: &Config, old: &Table, new: &Table, known: &BTreeSet<Sh
         affinity(&mut unstick, &mut stick, name, *front, before, after);
     }
     let hairpin = |into: &mut Elements, addr: &IpAddr| {
-        put(
-            into,
-            Family::of(*addr),
-            "hairpin",
-            format!("{addr} . {addr}"),
-            None,
-        );
+        put(into, Family::of(*addr), "hairpin", format!("{addr} . {addr}"), None);
     };
-    old.hairpin
-        .difference(&new.hairpin)
-        .for_each(|addr| hairpin(&mut gone, addr));
-    new.hairpin
-        .difference(&old.hairpin)
-        .for_each(|addr| hairpin(&mut fresh, addr));
+    old.hairpin.difference(&new.hairpin).for_each(|addr| hairpin(&mut gone, addr));
+    new.hairpin.difference(&old.hairpin).for_each(|addr| hairpin(&mut fresh, addr));
     // What both have stays untouched.
     for (set, gone) in &mut gone {
         if let Some(fresh) = fresh.get_mut(set) {
@@ -220,18 +196,11 @@ fn change(script: &mut String, verb: &str, table: &str, elements: &Elements) {
 }
 
 fn put(into: &mut Elements, family: Family, set: &str, key: String, value: Option<String>) {
-    into.entry((family, set.to_owned()))
-        .or_default()
-        .insert(key, value);
+    into.entry((family, set.to_owned())).or_default().insert(key, value);
 }
 
 fn key(front: Front) -> String {
-    format!(
-        "{} . {} . {}",
-        front.addr,
-        front.protocol.as_str(),
-        front.port
-    )
+    format!("{} . {} . {}", front.addr, front.protocol.as_str(), front.port)
 }
 
 /// The elements that serve one frontend.
@@ -258,22 +227,10 @@ fn elements(into: &mut Elements, front: Front, frontend: &Frontend) {
             (true, Some(inside)) => ("inside", inside),
             (true, None) => continue,
         };
-        put(
-            into,
-            family,
-            set,
-            place.clone(),
-            Some(format!("goto {}", shape.chain())),
-        );
+        put(into, family, set, place.clone(), Some(format!("goto {}", shape.chain())));
         for (index, endpoint) in target.endpoints().iter().enumerate() {
             let to = format!("{} . {}", endpoint.addr, endpoint.port);
-            put(
-                into,
-                family,
-                &shape.map(),
-                format!("{place} . {index}"),
-                Some(to),
-            );
+            put(into, family, &shape.map(), format!("{place} . {index}"), Some(to));
         }
     }
     if frontend.masquerade {
@@ -292,22 +249,13 @@ fn add_shape(script: &mut String, config: &Config, shape: Shape) {
     let (ip, table, size) = (shape.family.word(), &config.table, shape.size);
     let (map, chain) = (shape.map(), shape.chain());
     let place = format!("{ip} daddr . meta l4proto . th dport . numgen random mod {size}");
-    let _ = writeln!(
-        script,
-        "add map {ip} {table} {map} {{ typeof {place} : {ip} daddr . th dport; }}"
-    );
+    let _ = writeln!(script, "add map {ip} {table} {map} {{ typeof {place} : {ip} daddr . th dport; }}");
     let _ = writeln!(script, "add chain {ip} {table} {chain}");
     if shape.inside && Family::of(config.cluster_cidr.addr()) == shape.family {
         let cluster = config.cluster_cidr;
-        let _ = writeln!(
-            script,
-            "add rule {ip} {table} {chain} {ip} saddr != {cluster} jump mark_masquerade"
-        );
+        let _ = writeln!(script, "add rule {ip} {table} {chain} {ip} saddr != {cluster} jump mark_masquerade");
     }
-    let _ = writeln!(
-        script,
-        "add rule {ip} {table} {chain} dnat to {place} map @{map}"
-    );
+    let _ = writeln!(script, "add rule {ip} {table} {chain} dnat to {place} map @{map}");
 }
 
 fn label(front: Front) -> String {
@@ -342,9 +290,7 @@ fn affinity(
     let chain = sticky_chain(front);
     let seconds = |s: &Option<(u32, Vec<Endpoint>)>| s.as_ref().map(|(seconds, _)| *seconds);
     let kept = |endpoint: &Endpoint| {
-        let has = |s: &Option<(u32, Vec<Endpoint>)>| {
-            s.as_ref().is_some_and(|(_, e)| e.contains(endpoint))
-        };
+        let has = |s: &Option<(u32, Vec<Endpoint>)>| s.as_ref().is_some_and(|(_, e)| e.contains(endpoint));
         seconds(&before) == seconds(&after) && has(&before) && has(&after)
     };
     if let Some((_, endpoints)) = &before {
@@ -376,35 +322,18 @@ fn affinity(
             "add set {ip} {table} seen_{own} {{ typeof {ip} saddr; size {CLIENTS}; timeout {seconds}s; flags dynamic,timeout; }}"
         );
         let _ = writeln!(stick, "add chain {ip} {table} end_{own}");
-        let _ = writeln!(
-            stick,
-            "add rule {ip} {table} end_{own} update @seen_{own} {{ {ip} saddr }}"
-        );
+        let _ = writeln!(stick, "add rule {ip} {table} end_{own} update @seen_{own} {{ {ip} saddr }}");
         let protocol = front.protocol.as_str();
-        let _ = writeln!(
-            stick,
-            "add rule {ip} {table} end_{own} meta l4proto {protocol} dnat to {to}"
-        );
+        let _ = writeln!(stick, "add rule {ip} {table} end_{own} meta l4proto {protocol} dnat to {to}");
     }
     for endpoint in endpoints {
         let own = sticky_endpoint(front, *endpoint);
-        let _ = writeln!(
-            stick,
-            "add rule {ip} {table} {chain} {ip} saddr @seen_{own} goto end_{own}"
-        );
+        let _ = writeln!(stick, "add rule {ip} {table} {chain} {ip} saddr @seen_{own} goto end_{own}");
     }
-    let _ = write!(
-        stick,
-        "add rule {ip} {table} {chain} numgen random mod {} vmap {{ ",
-        endpoints.len()
-    );
+    let _ = write!(stick, "add rule {ip} {table} {chain} numgen random mod {} vmap {{ ", endpoints.len());
     for (index, endpoint) in endpoints.iter().enumerate() {
         let comma = if index > 0 { ", " } else { "" };
-        let _ = write!(
-            stick,
-            "{comma}{index} : goto end_{}",
-            sticky_endpoint(front, *endpoint)
-        );
+        let _ = write!(stick, "{comma}{index} : goto end_{}", sticky_endpoint(front, *endpoint));
     }
     stick.push_str(" }\n");
 }
@@ -418,9 +347,7 @@ fn base(script: &mut String, config: &Config, family: Family) {
     let service = Some(config.service_cidr).filter(of_family);
     let pods = Some(config.pod_cidr).filter(of_family);
 
-    let near = cluster.map_or(String::new(), |cluster| {
-        format!("{ip} saddr {cluster} {place} vmap @inside\n    ")
-    });
+    let near = cluster.map_or(String::new(), |cluster| format!("{ip} saddr {cluster} {place} vmap @inside\n    "));
     let foreign = match (cluster, service) {
         (Some(cluster), Some(service)) => {
             format!("{ip} saddr != {cluster} {ip} daddr {service} jump mark_masquerade\n    ")
@@ -430,9 +357,7 @@ fn base(script: &mut String, config: &Config, family: Family) {
     let outward = match (pods, cluster) {
         (Some(pods), Some(cluster)) => {
             let multicast = family.multicast();
-            format!(
-                "{ip} saddr {pods} {ip} daddr != {{ {cluster}, {multicast} }} masquerade fully-random\n    "
-            )
+            format!("{ip} saddr {pods} {ip} daddr != {{ {cluster}, {multicast} }} masquerade fully-random\n    ")
         }
         _ => String::new(),
     };

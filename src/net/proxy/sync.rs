@@ -38,11 +38,7 @@ struct Applied {
 impl<N: Nft> Syncer<N> {
     /// Nothing applied yet.
     pub fn new(config: Config, nft: N) -> Self {
-        Self {
-            config,
-            nft,
-            applied: None,
-        }
+        Self { config, nft, applied: None }
     }
 
     /// Where the rules go to.
@@ -55,9 +51,7 @@ impl<N: Nft> Syncer<N> {
         // Taken out: should this call be cut off, what the kernel holds is not known.
         let applied = self.applied.take();
         let families = render::families(&self.config, &desired);
-        if let Some(before) =
-            applied.filter(|a| render::families(&self.config, &a.table) == families)
-        {
+        if let Some(before) = applied.filter(|a| render::families(&self.config, &a.table) == families) {
             let script = render::difference(&self.config, &before.table, &desired, &before.shapes);
             if script.is_empty() {
                 self.applied = Some(before);
@@ -68,10 +62,7 @@ impl<N: Nft> Syncer<N> {
                     let stale = desired.stale_after(&before.table);
                     let mut shapes = before.shapes;
                     shapes.extend(render::shapes(&desired));
-                    self.applied = Some(Applied {
-                        table: desired,
-                        shapes,
-                    });
+                    self.applied = Some(Applied { table: desired, shapes });
                     for stale in &stale {
                         self.nft.forget(stale).await;
                     }
@@ -80,14 +71,9 @@ impl<N: Nft> Syncer<N> {
                 Err(error) => tracing::warn!(%error, "service rules are rebuilt"),
             }
         }
-        self.nft
-            .apply(&render::whole(&self.config, &desired))
-            .await?;
+        self.nft.apply(&render::whole(&self.config, &desired)).await?;
         let shapes = render::shapes(&desired);
-        self.applied = Some(Applied {
-            table: desired,
-            shapes,
-        });
+        self.applied = Some(Applied { table: desired, shapes });
         Ok(Outcome::Rebuilt)
     }
 

@@ -145,9 +145,7 @@ impl Table {
         for service in services {
             let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
             let name = service.metadata.name.as_deref().unwrap_or_default();
-            let slices = by_service
-                .get(&(namespace, name))
-                .map_or(&[][..], Vec::as_slice);
+            let slices = by_service.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
             table.add_service(config, service, slices);
         }
         table
@@ -175,12 +173,8 @@ impl Table {
                 .unwrap_or(10_800);
             u32::try_from(seconds).unwrap_or(10_800).max(1)
         });
-        let ranges: Vec<IpNet> = spec
-            .load_balancer_source_ranges
-            .iter()
-            .flatten()
-            .filter_map(|range| range.trim().parse().ok())
-            .collect();
+        let ranges: Vec<IpNet> =
+            spec.load_balancer_source_ranges.iter().flatten().filter_map(|range| range.trim().parse().ok()).collect();
 
         for port in spec.ports.iter().flatten() {
             let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else {
@@ -197,11 +191,7 @@ impl Table {
                 for endpoint in all.local.iter() {
                     self.hairpin.insert(endpoint.addr);
                 }
-                let front = |addr: IpAddr, port: u16| Front {
-                    addr,
-                    protocol,
-                    port,
-                };
+                let front = |addr: IpAddr, port: u16| Front { addr, protocol, port };
                 self.frontends.insert(
                     front(*cluster_ip, number),
                     Frontend {
@@ -222,32 +212,23 @@ impl Table {
                 let external = spec.external_ips.iter().flatten();
                 for addr in external.filter_map(|ip| ip.parse::<IpAddr>().ok()) {
                     if addr.is_ipv6() == family {
-                        self.frontends
-                            .entry(front(addr, number))
-                            .or_insert_with(|| outside(Vec::new()));
+                        self.frontends.entry(front(addr, number)).or_insert_with(|| outside(Vec::new()));
                     }
                 }
                 for addr in balancer_ips(service) {
                     if addr.is_ipv6() == family {
                         let allowed = ranges.iter().filter(|r| r.addr().is_ipv6() == family);
                         let allowed = allowed.copied().collect();
-                        self.frontends
-                            .entry(front(addr, number))
-                            .or_insert_with(|| outside(allowed));
+                        self.frontends.entry(front(addr, number)).or_insert_with(|| outside(allowed));
                     }
                 }
-                let node_port = port
-                    .node_port
-                    .and_then(|p| u16::try_from(p).ok())
-                    .filter(|p| *p > 0);
+                let node_port = port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0);
                 if let Some(node_port) = node_port
                     && kind != "ClusterIP"
                     && config.node_ip.is_ipv6() == family
                 {
                     let served = outside(Vec::new());
-                    self.frontends
-                        .entry(front(config.node_ip, node_port))
-                        .or_insert(served);
+                    self.frontends.entry(front(config.node_ip, node_port)).or_insert(served);
                 }
             }
         }
@@ -274,37 +255,20 @@ impl Table {
         for (front, frontend) in &self.frontends {
             if front.protocol == Protocol::Udp
                 && !frontend.target.endpoints().is_empty()
-                && before
-                    .frontends
-                    .get(front)
-                    .is_none_or(|f| f.target.endpoints().is_empty())
+                && before.frontends.get(front).is_none_or(|f| f.target.endpoints().is_empty())
             {
-                stale.push(Stale {
-                    front: *front,
-                    endpoint: None,
-                });
+                stale.push(Stale { front: *front, endpoint: None });
             }
         }
-        for (front, old) in before
-            .frontends
-            .iter()
-            .filter(|(f, _)| f.protocol == Protocol::Udp)
-        {
+        for (front, old) in before.frontends.iter().filter(|(f, _)| f.protocol == Protocol::Udp) {
             let now = self.frontends.get(front);
             let kept = now.map_or(&[][..], |f| f.target.endpoints());
-            let inside = now
-                .and_then(|f| f.inside.as_ref())
-                .map_or(&[][..], Target::endpoints);
+            let inside = now.and_then(|f| f.inside.as_ref()).map_or(&[][..], Target::endpoints);
             let before = old.target.endpoints().iter();
-            let before: BTreeSet<_> = before
-                .chain(old.inside.as_ref().map_or(&[][..], Target::endpoints))
-                .collect();
+            let before: BTreeSet<_> = before.chain(old.inside.as_ref().map_or(&[][..], Target::endpoints)).collect();
             for endpoint in before {
                 if !kept.contains(endpoint) && !inside.contains(endpoint) {
-                    stale.push(Stale {
-                        front: *front,
-                        endpoint: Some(*endpoint),
-                    });
+                    stale.push(Stale { front: *front, endpoint: Some(*endpoint) });
                 }
             }
         }
@@ -315,10 +279,7 @@ impl Table {
 /// Namespace and name of the service a slice belongs to.
 pub(crate) fn slice_owner(slice: &EndpointSlice) -> Option<(&str, &str)> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some((
-        slice.metadata.namespace.as_deref().unwrap_or_default(),
-        name,
-    ))
+    Some((slice.metadata.namespace.as_deref().unwrap_or_default(), name))
 }
 
 /// The service's own addresses; none when it is headless.
@@ -326,37 +287,19 @@ pub(crate) fn cluster_ips(service: &Service) -> Vec<IpAddr> {
     let Some(spec) = &service.spec else {
         return Vec::new();
     };
-    let mut addrs: Vec<IpAddr> = spec
-        .cluster_ips
-        .iter()
-        .flatten()
-        .filter_map(|ip| ip.parse().ok())
-        .collect();
+    let mut addrs: Vec<IpAddr> = spec.cluster_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect();
     if addrs.is_empty() {
-        addrs.extend(
-            spec.cluster_ip
-                .as_deref()
-                .and_then(|ip| ip.parse::<IpAddr>().ok()),
-        );
+        addrs.extend(spec.cluster_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok()));
     }
     addrs
 }
 
 fn balancer_ips(service: &Service) -> Vec<IpAddr> {
     let kind = service.spec.as_ref().and_then(|s| s.type_.as_deref());
-    let status = service
-        .status
-        .as_ref()
-        .filter(|_| kind == Some("LoadBalancer"));
+    let status = service.status.as_ref().filter(|_| kind == Some("LoadBalancer"));
     let status = status.and_then(|s| s.load_balancer.as_ref());
-    let ingress = status
-        .and_then(|b| b.ingress.as_ref())
-        .into_iter()
-        .flatten();
-    ingress
-        .filter(|i| i.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|i| i.ip.as_deref()?.parse().ok())
-        .collect()
+    let ingress = status.and_then(|b| b.ingress.as_ref()).into_iter().flatten();
+    ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_deref()?.parse().ok()).collect()
 }
 
 /// The endpoints of one service port in one family.
@@ -368,13 +311,7 @@ struct Backends {
 }
 
 impl Backends {
-    fn of(
-        config: &Config,
-        slices: &[&EndpointSlice],
-        port: &ServicePort,
-        protocol: Protocol,
-        v6: bool,
-    ) -> Self {
+    fn of(config: &Config, slices: &[&EndpointSlice], port: &ServicePort, protocol: Protocol, v6: bool) -> Self {
         let wanted = port.name.as_deref().unwrap_or_default();
         // Ready ones; and those that still serve while they end, which are
         // better than none.
@@ -393,10 +330,7 @@ impl Backends {
                     continue;
                 };
                 for endpoint in &slice.endpoints {
-                    let addr = endpoint
-                        .addresses
-                        .first()
-                        .and_then(|a| a.parse::<IpAddr>().ok());
+                    let addr = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok());
                     let Some(addr) = addr.filter(|a| a.is_ipv6() == v6) else {
                         continue;
                     };
@@ -413,19 +347,12 @@ impl Backends {
         let choose = |only_local: bool| {
             let pick = |from: &[(Endpoint, bool)]| -> Vec<Endpoint> {
                 let chosen = from.iter().filter(|(_, local)| *local || !only_local);
-                chosen
-                    .map(|(e, _)| *e)
-                    .collect::<BTreeSet<_>>()
-                    .into_iter()
-                    .collect()
+                chosen.map(|(e, _)| *e).collect::<BTreeSet<_>>().into_iter().collect()
             };
             let best = pick(&ready);
             if best.is_empty() { pick(&ending) } else { best }
         };
-        Self {
-            all: choose(false),
-            local: choose(true),
-        }
+        Self { all: choose(false), local: choose(true) }
     }
 
     fn target(&self, only_local: bool) -> Target {

@@ -15,10 +15,8 @@ fn web(more: Value) -> Service {
     for (key, value) in more.as_object().unwrap() {
         spec[key] = value.clone();
     }
-    testing::service(
-        json!({"metadata": {"namespace": "ns", "name": "web"}, "spec": spec,
-        "status": {"loadBalancer": {"ingress": [{"ip": "10.99.9.9"}]}}}),
-    )
+    testing::service(json!({"metadata": {"namespace": "ns", "name": "web"}, "spec": spec,
+        "status": {"loadBalancer": {"ingress": [{"ip": "10.99.9.9"}]}}}))
 }
 
 /// Endpoints as (address, node, ready, terminating).
@@ -37,10 +35,7 @@ fn pods(of: &[(&str, &str, bool, bool)]) -> EndpointSlice {
 }
 
 fn two() -> EndpointSlice {
-    pods(&[
-        ("10.42.0.5", "one", true, false),
-        ("10.42.1.6", "two", true, false),
-    ])
+    pods(&[("10.42.0.5", "one", true, false), ("10.42.1.6", "two", true, false)])
 }
 
 fn table(service: &Service, slice: &EndpointSlice) -> Table {
@@ -48,20 +43,12 @@ fn table(service: &Service, slice: &EndpointSlice) -> Table {
 }
 
 fn at(table: &Table, addr: &str, port: u16) -> Frontend {
-    let front = Front {
-        addr: addr.parse().unwrap(),
-        protocol: Protocol::Tcp,
-        port,
-    };
+    let front = Front { addr: addr.parse().unwrap(), protocol: Protocol::Tcp, port };
     table.frontends.get(&front).cloned().unwrap()
 }
 
 fn addrs(target: &Target) -> Vec<String> {
-    target
-        .endpoints()
-        .iter()
-        .map(|e| format!("{}:{}", e.addr, e.port))
-        .collect()
+    target.endpoints().iter().map(|e| format!("{}:{}", e.addr, e.port)).collect()
 }
 
 #[test]
@@ -75,45 +62,25 @@ fn a_cluster_address_leads_to_all_ready_endpoints() {
 
 #[test]
 fn ending_endpoints_serve_only_when_no_other_does() {
-    let mixed = pods(&[
-        ("10.42.0.5", "one", false, true),
-        ("10.42.1.6", "two", true, false),
-    ]);
-    assert_eq!(
-        addrs(&at(&table(&web(json!({})), &mixed), "10.43.0.80", 80).target),
-        ["10.42.1.6:8080"]
-    );
-    let last = pods(&[
-        ("10.42.0.5", "one", false, true),
-        ("10.42.0.6", "one", false, false),
-    ]);
-    assert_eq!(
-        addrs(&at(&table(&web(json!({})), &last), "10.43.0.80", 80).target),
-        ["10.42.0.5:8080"]
-    );
+    let mixed = pods(&[("10.42.0.5", "one", false, true), ("10.42.1.6", "two", true, false)]);
+    assert_eq!(addrs(&at(&table(&web(json!({})), &mixed), "10.43.0.80", 80).target), ["10.42.1.6:8080"]);
+    let last = pods(&[("10.42.0.5", "one", false, true), ("10.42.0.6", "one", false, false)]);
+    assert_eq!(addrs(&at(&table(&web(json!({})), &last), "10.43.0.80", 80).target), ["10.42.0.5:8080"]);
 }
 
 #[test]
 fn without_endpoints_it_is_refused() {
     let table = table(&web(json!({})), &pods(&[]));
-    assert_eq!(
-        at(&table, "10.43.0.80", 80).target,
-        Target::Refuse(Refusal::Reject)
-    );
+    assert_eq!(at(&table, "10.43.0.80", 80).target, Target::Refuse(Refusal::Reject));
 }
 
 #[test]
 fn local_policies_keep_to_the_node() {
     let ports = json!([{"name": "http", "port": 80, "nodePort": 30080}]);
-    let service = web(
-        json!({"type": "LoadBalancer", "ports": ports, "externalTrafficPolicy": "Local",
-        "internalTrafficPolicy": "Local", "externalIPs": ["192.0.2.7"]}),
-    );
+    let service = web(json!({"type": "LoadBalancer", "ports": ports, "externalTrafficPolicy": "Local",
+        "internalTrafficPolicy": "Local", "externalIPs": ["192.0.2.7"]}));
     let here = table(&service, &two());
-    assert_eq!(
-        addrs(&at(&here, "10.43.0.80", 80).target),
-        ["10.42.0.5:8080"]
-    );
+    assert_eq!(addrs(&at(&here, "10.43.0.80", 80).target), ["10.42.0.5:8080"]);
     for (addr, port) in [("10.99.0.1", 30080), ("192.0.2.7", 80), ("10.99.9.9", 80)] {
         let front = at(&here, addr, port);
         assert_eq!(addrs(&front.target), ["10.42.0.5:8080"]);
@@ -121,18 +88,12 @@ fn local_policies_keep_to_the_node() {
         assert!(!front.masquerade);
     }
     let away = table(&service, &pods(&[("10.42.1.6", "two", true, false)]));
-    assert_eq!(
-        at(&away, "10.99.0.1", 30080).target,
-        Target::Refuse(Refusal::Drop)
-    );
+    assert_eq!(at(&away, "10.99.0.1", 30080).target, Target::Refuse(Refusal::Drop));
 }
 
 #[test]
 fn headless_external_and_foreign_services_are_not_served() {
-    for spec in [
-        json!({"clusterIPs": ["None"]}),
-        json!({"type": "ExternalName", "clusterIPs": []}),
-    ] {
+    for spec in [json!({"clusterIPs": ["None"]}), json!({"type": "ExternalName", "clusterIPs": []})] {
         assert!(table(&web(spec), &two()).frontends.is_empty());
     }
 }
@@ -141,73 +102,28 @@ fn headless_external_and_foreign_services_are_not_served() {
 fn a_change_of_endpoints_is_elements_only() {
     let (config, service) = (config(), web(json!({})));
     let old = table(&service, &two());
-    let new = table(
-        &service,
-        &pods(&[
-            ("10.42.0.5", "one", true, false),
-            ("10.42.1.7", "two", true, false),
-        ]),
-    );
+    let new = table(&service, &pods(&[("10.42.0.5", "one", true, false), ("10.42.1.7", "two", true, false)]));
     let script = render::difference(&config, &old, &new, &render::shapes(&old));
     assert_eq!(
         script,
         "delete element ip sampan ep_2 { 10.43.0.80 . tcp . 80 . 1 }\n\
          add element ip sampan ep_2 { 10.43.0.80 . tcp . 80 . 1 : 10.42.1.7 . 8080 }\n"
     );
-    assert_eq!(
-        render::difference(&config, &old, &old, &render::shapes(&old)),
-        ""
-    );
+    assert_eq!(render::difference(&config, &old, &old, &render::shapes(&old)), "");
 }
 
 #[test]
 fn udp_clients_of_lost_endpoints_are_forgotten() {
-    let front = Front {
-        addr: "10.43.0.10".parse().unwrap(),
-        protocol: Protocol::Udp,
-        port: 53,
-    };
-    let endpoint = |last| Endpoint {
-        addr: std::net::IpAddr::from([10, 42, 0, last]),
-        port: 53,
-    };
+    let front = Front { addr: "10.43.0.10".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
+    let endpoint = |last| Endpoint { addr: std::net::IpAddr::from([10, 42, 0, last]), port: 53 };
     let with = |endpoints: Vec<Endpoint>| {
-        let target = if endpoints.is_empty() {
-            Target::Refuse(Refusal::Reject)
-        } else {
-            Target::Endpoints(endpoints)
-        };
-        let frontend = Frontend {
-            target,
-            inside: None,
-            affinity: None,
-            masquerade: false,
-            allowed: vec![],
-        };
-        Table {
-            frontends: [(front, frontend)].into(),
-            ..Table::default()
-        }
+        let target = if endpoints.is_empty() { Target::Refuse(Refusal::Reject) } else { Target::Endpoints(endpoints) };
+        let frontend = Frontend { target, inside: None, affinity: None, masquerade: false, allowed: vec![] };
+        Table { frontends: [(front, frontend)].into(), ..Table::default() }
     };
-    let (none, one, other) = (
-        with(vec![]),
-        with(vec![endpoint(1)]),
-        with(vec![endpoint(2)]),
-    );
-    assert_eq!(
-        one.stale_after(&none),
-        [Stale {
-            front,
-            endpoint: None
-        }]
-    );
-    assert_eq!(
-        other.stale_after(&one),
-        [Stale {
-            front,
-            endpoint: Some(endpoint(1))
-        }]
-    );
+    let (none, one, other) = (with(vec![]), with(vec![endpoint(1)]), with(vec![endpoint(2)]));
+    assert_eq!(one.stale_after(&none), [Stale { front, endpoint: None }]);
+    assert_eq!(other.stale_after(&one), [Stale { front, endpoint: Some(endpoint(1)) }]);
     assert_eq!(one.stale_after(&one), []);
 }
 
@@ -215,31 +131,16 @@ fn udp_clients_of_lost_endpoints_are_forgotten() {
 async fn a_refused_difference_rebuilds_the_table() {
     let mut syncer = Syncer::new(config(), Fake::default());
     let service = web(json!({}));
-    assert_eq!(
-        syncer.sync(table(&service, &two())).await.unwrap(),
-        Outcome::Rebuilt
-    );
-    assert_eq!(
-        syncer.sync(table(&service, &two())).await.unwrap(),
-        Outcome::Unchanged
-    );
-    assert_eq!(
-        syncer.sync(table(&service, &pods(&[]))).await.unwrap(),
-        Outcome::Changed
-    );
+    assert_eq!(syncer.sync(table(&service, &two())).await.unwrap(), Outcome::Rebuilt);
+    assert_eq!(syncer.sync(table(&service, &two())).await.unwrap(), Outcome::Unchanged);
+    assert_eq!(syncer.sync(table(&service, &pods(&[]))).await.unwrap(), Outcome::Changed);
     syncer.nft().refuse(1);
     syncer.nft().take();
-    assert_eq!(
-        syncer.sync(table(&service, &two())).await.unwrap(),
-        Outcome::Rebuilt
-    );
+    assert_eq!(syncer.sync(table(&service, &two())).await.unwrap(), Outcome::Rebuilt);
     assert!(syncer.nft().take()[0].starts_with("table ip sampan\ndelete table ip sampan\n"));
     syncer.nft().refuse(2);
     assert!(syncer.sync(table(&service, &pods(&[]))).await.is_err());
-    assert_eq!(
-        syncer.sync(table(&service, &two())).await.unwrap(),
-        Outcome::Rebuilt
-    );
+    assert_eq!(syncer.sync(table(&service, &two())).await.unwrap(), Outcome::Rebuilt);
 }
 
 /// Answers every connection with the address it came from and its own name.
@@ -256,8 +157,7 @@ fn serve(ns: &Netns, addr: &str, name: &'static str) {
 
 fn ask(ns: &Netns, addr: &str) -> std::io::Result<String> {
     ns.run(|| {
-        let mut stream =
-            TcpStream::connect_timeout(&addr.parse().unwrap(), Duration::from_secs(1))?;
+        let mut stream = TcpStream::connect_timeout(&addr.parse().unwrap(), Duration::from_secs(1))?;
         let mut said = String::new();
         stream.read_to_string(&mut said)?;
         Ok(said)
@@ -266,12 +166,7 @@ fn ask(ns: &Netns, addr: &str) -> std::io::Result<String> {
 
 /// A node, two pods on its bridge, and a client outside the cluster.
 fn node() -> (Netns, [Netns; 2], Netns) {
-    let (node, a, b, client) = (
-        Netns::new("node"),
-        Netns::new("a"),
-        Netns::new("b"),
-        Netns::new("client"),
-    );
+    let (node, a, b, client) = (Netns::new("node"), Netns::new("a"), Netns::new("b"), Netns::new("client"));
     let n = &node.0;
     sh(&format!(
         "ip -n {n} link add br0 type bridge; ip -n {n} link set br0 up; ip -n {n} addr add 10.42.0.1/24 dev br0
@@ -302,16 +197,10 @@ async fn connections_reach_endpoints_through_real_rules() {
     serve(&a, "10.42.0.5:8080", "a");
     serve(&b, "10.42.0.6:8080", "b");
     let mut syncer = Syncer::new(config(), Kernel::in_netns(node.path()));
-    let both = pods(&[
-        ("10.42.0.5", "one", true, false),
-        ("10.42.0.6", "one", true, false),
-    ]);
+    let both = pods(&[("10.42.0.5", "one", true, false), ("10.42.0.6", "one", true, false)]);
     let ports = json!([{"name": "http", "port": 80, "nodePort": 30080}]);
     let open = web(json!({"type": "LoadBalancer", "ports": ports, "externalIPs": ["192.0.2.7"]}));
-    assert_eq!(
-        syncer.sync(table(&open, &both)).await.unwrap(),
-        Outcome::Rebuilt
-    );
+    assert_eq!(syncer.sync(table(&open, &both)).await.unwrap(), Outcome::Rebuilt);
 
     // Spread, with the client's address kept inside the cluster.
     let mut seen: Vec<String> = (0..40).map(|_| ask(&b, "10.43.0.80:80").unwrap()).collect();
@@ -329,76 +218,39 @@ async fn connections_reach_endpoints_through_real_rules() {
 
     // One endpoint goes: at once nothing reaches it.
     let one = pods(&[("10.42.0.5", "one", true, false)]);
-    assert_eq!(
-        syncer.sync(table(&open, &one)).await.unwrap(),
-        Outcome::Changed
-    );
+    assert_eq!(syncer.sync(table(&open, &one)).await.unwrap(), Outcome::Changed);
     for _ in 0..10 {
         assert!(ask(&b, "10.43.0.80:80").unwrap().starts_with('a'));
     }
     // None left: refused, not silent.
-    assert_eq!(
-        syncer.sync(table(&open, &pods(&[]))).await.unwrap(),
-        Outcome::Changed
-    );
-    for (from, addr) in [
-        (&b, "10.43.0.80:80"),
-        (&node, "10.43.0.80:80"),
-        (&client, "10.99.0.1:30080"),
-    ] {
-        assert_eq!(
-            ask(from, addr).unwrap_err().kind(),
-            std::io::ErrorKind::ConnectionRefused
-        );
+    assert_eq!(syncer.sync(table(&open, &pods(&[]))).await.unwrap(), Outcome::Changed);
+    for (from, addr) in [(&b, "10.43.0.80:80"), (&node, "10.43.0.80:80"), (&client, "10.99.0.1:30080")] {
+        assert_eq!(ask(from, addr).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
 
     // Affinity: a client stays, also when another endpoint comes.
     let sticky = web(json!({"sessionAffinity": "ClientIP"}));
-    assert_eq!(
-        syncer.sync(table(&sticky, &one)).await.unwrap(),
-        Outcome::Changed
-    );
+    assert_eq!(syncer.sync(table(&sticky, &one)).await.unwrap(), Outcome::Changed);
     assert!(ask(&b, "10.43.0.80:80").unwrap().starts_with('a'));
-    assert_eq!(
-        syncer.sync(table(&sticky, &both)).await.unwrap(),
-        Outcome::Changed
-    );
+    assert_eq!(syncer.sync(table(&sticky, &both)).await.unwrap(), Outcome::Changed);
     for _ in 0..20 {
         assert!(ask(&b, "10.43.0.80:80").unwrap().starts_with('a'));
     }
     let other = pods(&[("10.42.0.6", "one", true, false)]);
-    assert_eq!(
-        syncer.sync(table(&sticky, &other)).await.unwrap(),
-        Outcome::Changed
-    );
+    assert_eq!(syncer.sync(table(&sticky, &other)).await.unwrap(), Outcome::Changed);
     assert!(ask(&a, "10.43.0.80:80").unwrap().starts_with('b'));
 
     // External traffic kept local keeps the client's address; source ranges hold.
-    let local = web(
-        json!({"type": "LoadBalancer", "ports": ports, "externalTrafficPolicy": "Local",
-        "loadBalancerSourceRanges": ["10.99.0.3/32", "10.42.0.0/16", "10.42.0.0/24"]}),
-    );
-    assert_eq!(
-        syncer.sync(table(&local, &both)).await.unwrap(),
-        Outcome::Changed
-    );
-    assert!(
-        ask(&client, "10.99.0.1:30080")
-            .unwrap()
-            .ends_with("10.99.0.2")
-    );
+    let local = web(json!({"type": "LoadBalancer", "ports": ports, "externalTrafficPolicy": "Local",
+        "loadBalancerSourceRanges": ["10.99.0.3/32", "10.42.0.0/16", "10.42.0.0/24"]}));
+    assert_eq!(syncer.sync(table(&local, &both)).await.unwrap(), Outcome::Changed);
+    assert!(ask(&client, "10.99.0.1:30080").unwrap().ends_with("10.99.0.2"));
     assert!(ask(&client, "10.99.9.9:80").is_err());
     assert!(ask(&a, "10.99.9.9:80").is_ok());
 
     // Somebody deletes the table: the next difference heals it.
-    sh(&format!(
-        "ip netns exec {} nft delete table ip sampan",
-        node.0
-    ));
-    assert_eq!(
-        syncer.sync(table(&sticky, &both)).await.unwrap(),
-        Outcome::Rebuilt
-    );
+    sh(&format!("ip netns exec {} nft delete table ip sampan", node.0));
+    assert_eq!(syncer.sync(table(&sticky, &both)).await.unwrap(), Outcome::Rebuilt);
     ask(&a, "10.43.0.80:80").unwrap();
     syncer.remove().await.unwrap();
     assert_eq!(sh(&format!("ip netns exec {} nft list tables", node.0)), "");
@@ -410,30 +262,17 @@ async fn the_second_family_gets_a_table_of_its_own() {
         return;
     }
     let node = Netns::new("six");
-    let mut service =
-        web(json!({"clusterIPs": ["10.43.0.80", "fd43::80"], "sessionAffinity": "ClientIP"}));
+    let mut service = web(json!({"clusterIPs": ["10.43.0.80", "fd43::80"], "sessionAffinity": "ClientIP"}));
     service.metadata.name = Some("web".into());
     let mut six = pods(&[("fd42::5", "one", true, false)]);
     six.address_type = "IPv6".into();
     let mut syncer = Syncer::new(config(), Kernel::in_netns(node.path()));
     let slices = [two(), six];
-    syncer
-        .sync(Table::desired(&config(), [&service], &slices))
-        .await
-        .unwrap();
+    syncer.sync(Table::desired(&config(), [&service], &slices)).await.unwrap();
     service.spec.as_mut().unwrap().session_affinity = None;
-    syncer
-        .sync(Table::desired(&config(), [&service], &slices))
-        .await
-        .unwrap();
-    let rules = sh(&format!(
-        "ip netns exec {} nft list table ip6 sampan",
-        node.0
-    ));
-    assert!(
-        rules.contains("fd43::80 . tcp . 80 . 0 : fd42::5 . 8080"),
-        "{rules}"
-    );
+    syncer.sync(Table::desired(&config(), [&service], &slices)).await.unwrap();
+    let rules = sh(&format!("ip netns exec {} nft list table ip6 sampan", node.0));
+    assert!(rules.contains("fd43::80 . tcp . 80 . 0 : fd42::5 . 8080"), "{rules}");
 }
 
 /// Answers every datagram with its own name.
@@ -448,20 +287,14 @@ fn serve_udp(ns: &Netns, addr: &str, name: &'static str) {
 
 #[tokio::test]
 async fn a_udp_client_that_keeps_its_port_moves_to_the_new_endpoint() {
-    let tools = std::process::Command::new("conntrack")
-        .arg("--version")
-        .output();
+    let tools = std::process::Command::new("conntrack").arg("--version").output();
     if !root() || tools.is_err() {
         return;
     }
     let (node, [a, b], client) = node();
     serve_udp(&a, "10.42.0.5:5353", "a");
     serve_udp(&b, "10.42.0.6:5353", "b");
-    let front = |addr: [u8; 4]| Front {
-        addr: addr.into(),
-        protocol: Protocol::Udp,
-        port: 53,
-    };
+    let front = |addr: [u8; 4]| Front { addr: addr.into(), protocol: Protocol::Udp, port: 53 };
     let led_to = |last: u8| {
         let mut table = Table::default();
         let addr = std::net::IpAddr::from([10, 42, 0, last]);
@@ -470,9 +303,7 @@ async fn a_udp_client_that_keeps_its_port_moves_to_the_new_endpoint() {
     };
     let mut syncer = Syncer::new(config(), Kernel::in_netns(node.path()));
     let socket = client.run(|| UdpSocket::bind("10.99.0.2:0").unwrap());
-    socket
-        .set_read_timeout(Some(Duration::from_secs(1)))
-        .unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     for (last, name) in [(5, "a"), (6, "b"), (5, "a")] {
         syncer.sync(led_to(last)).await.unwrap();
         socket.send_to(b"?", "10.43.0.10:53").unwrap();
@@ -490,23 +321,10 @@ async fn ten_thousand_services() {
         let mut table = Table::default();
         for n in 0..10_000_u16 {
             let [high, low] = n.to_be_bytes();
-            let front = Front {
-                addr: [10, 43, high, low].into(),
-                protocol: Protocol::Tcp,
-                port: 80,
-            };
-            table.serve(
-                front,
-                Endpoint {
-                    addr: [10, 42, 0, 1].into(),
-                    port: 80,
-                },
-            );
+            let front = Front { addr: [10, 43, high, low].into(), protocol: Protocol::Tcp, port: 80 };
+            table.serve(front, Endpoint { addr: [10, 42, 0, 1].into(), port: 80 });
             let last = if n == 5000 { changed } else { 3 };
-            let endpoints = [1, 2, last].map(|l| Endpoint {
-                addr: [10, 42, high, l].into(),
-                port: 80,
-            });
+            let endpoints = [1, 2, last].map(|l| Endpoint { addr: [10, 42, high, l].into(), port: 80 });
             if let Some(frontend) = table.frontends.get_mut(&front) {
                 frontend.target = Target::Endpoints(endpoints.into());
             }

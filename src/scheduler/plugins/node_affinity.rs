@@ -21,7 +21,9 @@ impl Plugin for NodeAffinity {
 
     fn filter(&self, pod: &Pod, node: &NodeInfo) -> Vec<String> {
         match &pod.spec {
-            Some(spec) if !node_fits(spec, &node.node) => vec!["node(s) didn't match Pod's node affinity/selector".into()],
+            Some(spec) if !node_fits(spec, &node.node) => {
+                vec!["node(s) didn't match Pod's node affinity/selector".into()]
+            }
             _ => Vec::new(),
         }
     }
@@ -31,7 +33,13 @@ impl Plugin for NodeAffinity {
         let preferred = affinity.preferred_during_scheduling_ignored_during_execution.as_ref()?;
         let empty = BTreeMap::new();
         let labels = node.node.metadata.labels.as_ref().unwrap_or(&empty);
-        Some(preferred.iter().filter(|p| term_matches(&p.preference, node.name(), labels)).map(|p| i64::from(p.weight)).sum())
+        Some(
+            preferred
+                .iter()
+                .filter(|p| term_matches(&p.preference, node.name(), labels))
+                .map(|p| i64::from(p.weight))
+                .sum(),
+        )
     }
 
     fn normalize(&self, scores: &mut [i64]) {

@@ -17,7 +17,8 @@ impl Plugin for NodeUnschedulable {
         if node.node.spec.as_ref().and_then(|s| s.unschedulable) != Some(true) {
             return Vec::new();
         }
-        let taint = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Default::default() };
+        let taint =
+            Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Default::default() };
         if tolerations(pod).iter().any(|t| tolerates(t, &taint)) {
             return Vec::new();
         }

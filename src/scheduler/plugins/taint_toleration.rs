@@ -20,7 +20,9 @@ impl Plugin for TaintToleration {
 
     fn filter(&self, pod: &Pod, node: &NodeInfo) -> Vec<String> {
         match untolerated(tolerations(pod), taints(&node.node), &["NoSchedule", "NoExecute"]) {
-            Some(t) => vec![format!("node(s) had untolerated taint {{{}: {}}}", t.key, t.value.as_deref().unwrap_or_default())],
+            Some(t) => {
+                vec![format!("node(s) had untolerated taint {{{}: {}}}", t.key, t.value.as_deref().unwrap_or_default())]
+            }
             None => Vec::new(),
         }
     }

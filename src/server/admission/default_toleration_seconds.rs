@@ -30,7 +30,9 @@ impl Admission for DefaultTolerationSeconds {
                 (k == key || k.is_empty()) && matches!(effect, "NoExecute" | "")
             });
             if !tolerated {
-                list.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}));
+                list.push(
+                    json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}),
+                );
             }
         }
         object["spec"]["tolerations"] = Value::Array(list);

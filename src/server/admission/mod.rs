@@ -48,7 +48,12 @@ pub trait Admission: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// May change the object before it is validated. Not called for deletions.
-    async fn mutate(&self, _attributes: &Attributes<'_>, _object: &mut Value, _old: Option<&Value>) -> Result<(), Status> {
+    async fn mutate(
+        &self,
+        _attributes: &Attributes<'_>,
+        _object: &mut Value,
+        _old: Option<&Value>,
+    ) -> Result<(), Status> {
         Ok(())
     }
 

@@ -44,7 +44,9 @@ impl Admission for Priority {
         if let Some(given) = object["spec"]["priority"].as_i64()
             && given != value
         {
-            let why = format!("the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name");
+            let why = format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            );
             return Err(Status::forbidden("", "pods", a.name, &why));
         }
         object["spec"]["priority"] = value.into();

@@ -59,7 +59,8 @@ impl Admission for ServiceAccount {
         }
         let has_pull_secrets = pod["spec"]["imagePullSecrets"].as_array().is_some_and(|l| !l.is_empty());
         if !has_pull_secrets
-            && let Some(secrets) = account.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|l| !l.is_empty()))
+            && let Some(secrets) =
+                account.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|l| !l.is_empty()))
         {
             pod["spec"]["imagePullSecrets"] = secrets.clone();
         }

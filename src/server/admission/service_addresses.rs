@@ -95,7 +95,14 @@ impl ServiceAddresses {
             .ok_or_else(|| Status::internal(format!("failed to allocate a nodePort: range {first}-{last} is full")))
     }
 
-    fn addresses(&self, server: &Server, name: &str, service: &mut Value, old: Option<&Value>, taken: &Taken) -> Result<(), Status> {
+    fn addresses(
+        &self,
+        server: &Server,
+        name: &str,
+        service: &mut Value,
+        old: Option<&Value>,
+        taken: &Taken,
+    ) -> Result<(), Status> {
         let given = service["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
         let family = |ip: &str| if ip.contains(':') { "IPv6" } else { "IPv4" };
         let own = server.config().service_cidr;
@@ -111,10 +118,15 @@ impl ServiceAddresses {
             ip if old.is_some_and(|o| o["spec"]["clusterIP"] == ip) => ip.to_owned(),
             ip => {
                 let parsed: IpAddr = ip.parse().map_err(|_| {
-                    invalid(name, FieldError::invalid("spec.clusterIPs[0]", ip, "must be empty, 'None', or a valid IP address"))
+                    invalid(
+                        name,
+                        FieldError::invalid("spec.clusterIPs[0]", ip, "must be empty, 'None', or a valid IP address"),
+                    )
                 })?;
                 if !own.contains(&parsed) {
-                    let detail = format!("failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {own}");
+                    let detail = format!(
+                        "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {own}"
+                    );
                     return Err(invalid(name, FieldError::invalid("spec.clusterIPs", json!([ip]), detail)));
                 }
                 if taken.addresses.contains(ip) {
@@ -130,9 +142,17 @@ impl ServiceAddresses {
         Ok(())
     }
 
-    fn node_ports(&self, server: &Server, name: &str, service: &mut Value, old: Option<&Value>, taken: &Taken) -> Result<(), Status> {
+    fn node_ports(
+        &self,
+        server: &Server,
+        name: &str,
+        service: &mut Value,
+        old: Option<&Value>,
+        taken: &Taken,
+    ) -> Result<(), Status> {
         let kind = service["spec"]["type"].as_str().unwrap_or_default();
-        let allocate = kind == "NodePort" || (kind == "LoadBalancer" && service["spec"]["allocateLoadBalancerNodePorts"] != false);
+        let allocate =
+            kind == "NodePort" || (kind == "LoadBalancer" && service["spec"]["allocateLoadBalancerNodePorts"] != false);
         if !allocate {
             return Ok(());
         }
@@ -156,7 +176,9 @@ impl ServiceAddresses {
                 n => {
                     let known = u16::try_from(n).ok().filter(|n| (first..=last).contains(n) || before.contains(n));
                     let Some(n) = known else {
-                        let detail = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
+                        let detail = format!(
+                            "provided port is not in the valid range. The range of valid ports is {first}-{last}"
+                        );
                         return Err(invalid(name, FieldError::invalid(path, n, detail)));
                     };
                     if taken.ports.contains(&n) && !before.contains(&n) {

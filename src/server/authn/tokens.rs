@@ -109,7 +109,11 @@ impl Tokens {
             return Err(invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes"));
         }
         if seconds > MAX_SECONDS {
-            return Err(invalid("spec.expirationSeconds", seconds, "may not specify a duration larger than 2^32 seconds"));
+            return Err(invalid(
+                "spec.expirationSeconds",
+                seconds,
+                "may not specify a duration larger than 2^32 seconds",
+            ));
         }
         let m = account.meta();
         let mut bound = Bound {
@@ -205,7 +209,8 @@ impl Tokens {
         // Audiences are compared below: the answer names those that fit.
         validation.validate_aud = false;
         validation.validate_nbf = true;
-        let data = jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation).map_err(|e| refused(&e.to_string()))?;
+        let data =
+            jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation).map_err(|e| refused(&e.to_string()))?;
         let claims = data.claims;
         let own = [self.issuer.clone()];
         let wanted = if audiences.is_empty() { &own[..] } else { audiences };

@@ -55,7 +55,8 @@ pub fn forbidden(user: &User, r: &RequestInfo, reason: &str) -> api::Status {
             format!("forbidden: User {:?} cannot {} path {:?}{suffix}", user.name, r.verb, r.path),
         );
     }
-    let resource = if r.subresource.is_empty() { r.resource.clone() } else { format!("{}/{}", r.resource, r.subresource) };
+    let resource =
+        if r.subresource.is_empty() { r.resource.clone() } else { format!("{}/{}", r.resource, r.subresource) };
     let scope = if r.namespace.is_empty() {
         "at the cluster scope".to_owned()
     } else {
@@ -75,9 +76,5 @@ use std::sync::Arc;
 
 /// The authorizers in order.
 pub fn authorizers(server: &Arc<crate::Server>) -> Vec<Arc<dyn Authorizer>> {
-    vec![
-        Arc::new(Masters),
-        Arc::new(node::Node(Arc::downgrade(server))),
-        Arc::new(rbac::Rbac(Arc::downgrade(server))),
-    ]
+    vec![Arc::new(Masters), Arc::new(node::Node(Arc::downgrade(server))), Arc::new(rbac::Rbac(Arc::downgrade(server)))]
 }

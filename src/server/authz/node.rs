@@ -68,7 +68,9 @@ impl Authorizer for Node {
                     && matches!(r.verb.as_str(), "get" | "create" | "update" | "patch" | "delete")
             }
             ("storage.k8s.io", "csinodes", "") => r.name == node || r.verb == "create",
-            ("", "pods", "") => matches!(r.verb.as_str(), "get" | "delete") && bound(&server, node, &r.namespace, &r.name),
+            ("", "pods", "") => {
+                matches!(r.verb.as_str(), "get" | "delete") && bound(&server, node, &r.namespace, &r.name)
+            }
             ("", "pods", "status") => {
                 matches!(r.verb.as_str(), "update" | "patch") && bound(&server, node, &r.namespace, &r.name)
             }
@@ -110,7 +112,12 @@ fn referenced(server: &Server, node: &str, r: &RequestInfo) -> bool {
     // Field names under which a pod spec refers to an object of a resource by its name.
     pods_of(server, node, &r.namespace).iter().any(|pod| match r.resource.as_str() {
         "serviceaccounts" => pod["spec"]["serviceAccountName"] == r.name,
-        "secrets" => refers(&pod["spec"], &["secret", "secretRef", "secretKeyRef", "imagePullSecrets"], &["name", "secretName"], &r.name),
+        "secrets" => refers(
+            &pod["spec"],
+            &["secret", "secretRef", "secretKeyRef", "imagePullSecrets"],
+            &["name", "secretName"],
+            &r.name,
+        ),
         "configmaps" => refers(&pod["spec"], &["configMap", "configMapRef", "configMapKeyRef"], &["name"], &r.name),
         _ => refers(&pod["spec"], &["persistentVolumeClaim"], &["claimName"], &r.name),
     })
@@ -122,8 +129,8 @@ fn refers(v: &Value, holders: &[&str], fields: &[&str], name: &str) -> bool {
     let hit = |h: &Value| fields.iter().any(|f| h[*f] == name);
     match v {
         Value::Object(m) => m.iter().any(|(k, inner)| {
-            let here = holders.contains(&k.as_str())
-                && (hit(inner) || inner.as_array().is_some_and(|l| l.iter().any(hit)));
+            let here =
+                holders.contains(&k.as_str()) && (hit(inner) || inner.as_array().is_some_and(|l| l.iter().any(hit)));
             here || refers(inner, holders, fields, name)
         }),
         Value::Array(l) => l.iter().any(|inner| refers(inner, holders, fields, name)),

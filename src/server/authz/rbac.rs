@@ -32,9 +32,11 @@ pub fn allows(rule: &PolicyRule, r: &RequestInfo) -> bool {
         return false;
     }
     if !r.is_resource {
-        return rule.non_resource_urls.iter().flatten().any(|u| {
-            u == "*" || *u == r.path || u.strip_suffix('*').is_some_and(|p| r.path.starts_with(p))
-        });
+        return rule
+            .non_resource_urls
+            .iter()
+            .flatten()
+            .any(|u| u == "*" || *u == r.path || u.strip_suffix('*').is_some_and(|p| r.path.starts_with(p)));
     }
     let groups = rule.api_groups.as_deref().unwrap_or_default();
     let resources = rule.resources.as_deref().unwrap_or_default();

@@ -14,8 +14,8 @@ use api::{Resource, Status, Subresource};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use bytes::Bytes;
-use http::request::Parts;
 use http::Request;
+use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
@@ -163,7 +163,11 @@ impl Server {
         let accepted = negotiate::accepted(&call.parts.headers)?;
         let include = IncludeObject::parse(call.query.get("includeObject"));
         let i = &call.info;
-        if resource.namespaced && i.namespace.is_empty() && !matches!(i.verb.as_str(), "list" | "watch") && resource.stored {
+        if resource.namespaced
+            && i.namespace.is_empty()
+            && !matches!(i.verb.as_str(), "list" | "watch")
+            && resource.stored
+        {
             return Err(Status::no_such_resource());
         }
         if !i.subresource.is_empty() {
@@ -229,7 +233,13 @@ impl Server {
         Selection::new(resource, &call.info.namespace, call.query.get("labelSelector").unwrap_or_default(), &fields)
     }
 
-    async fn list(&self, call: &Call, resource: &Arc<Resource>, accepted: Accepted, include: IncludeObject) -> Result<Reply, Status> {
+    async fn list(
+        &self,
+        call: &Call,
+        resource: &Arc<Resource>,
+        accepted: Accepted,
+        include: IncludeObject,
+    ) -> Result<Reply, Status> {
         let selection = self.selection(call, resource)?;
         let limit = match call.query.get("limit").map(str::parse::<i64>) {
             None => 0,
@@ -294,11 +304,7 @@ impl Server {
     }
 
     fn delete_options(&self, call: &Call, body: &Bytes) -> Result<DeleteOptions, Status> {
-        let mut v = if body.is_empty() {
-            json!({})
-        } else {
-            decode_tree(call, body)?
-        };
+        let mut v = if body.is_empty() { json!({}) } else { decode_tree(call, body)? };
         let q = &call.query;
         if let Some(n) = q.get("gracePeriodSeconds") {
             let n: i64 = n.parse().map_err(|_| Status::bad_request("gracePeriodSeconds must be a number"))?;
@@ -409,7 +415,8 @@ type Change = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync;
 /// # Errors
 /// 415 for patch types that are not served, 400 for a body that is no patch.
 pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Change>, Status> {
-    const SUPPORTED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+    const SUPPORTED: &str =
+        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
     let schema = resource.schema.clone();
     let kind = negotiate::media_type(&call.parts.headers).to_owned();
     if !SUPPORTED.split(", ").any(|s| s == kind) {
@@ -431,16 +438,18 @@ pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Cha
 
 /// Upstream's continue token: version, revision and the last key, as JSON in base64.
 fn continue_token(revision: u64, key: &str) -> String {
-    BASE64_STANDARD_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": format!("{key}\u{0}")}).to_string())
+    BASE64_STANDARD_NO_PAD
+        .encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": format!("{key}\u{0}")}).to_string())
 }
 
 fn list_position(call: &Call, selection: &Selection) -> Result<(At, Option<String>), Status> {
     let q = &call.query;
     let rv = match q.get("resourceVersion") {
         None => None,
-        Some(s) => Some(s.parse::<u64>().map_err(|_| {
-            Status::bad_request(format!("Invalid value: {s:?}: resourceVersion must be a number"))
-        })?),
+        Some(s) => Some(
+            s.parse::<u64>()
+                .map_err(|_| Status::bad_request(format!("Invalid value: {s:?}: resourceVersion must be a number")))?,
+        ),
     };
     if let Some(token) = q.get("continue") {
         if rv.is_some_and(|r| r != 0) {
@@ -479,4 +488,3 @@ fn list_position(call: &Call, selection: &Selection) -> Result<(At, Option<Strin
     };
     Ok((at, None))
 }
-

@@ -95,7 +95,13 @@ pub fn partial_metadata(object: &Value) -> Value {
 }
 
 /// A Table of objects. The column definitions are left out of all but a watch's first event.
-pub fn table(resource: &Resource, objects: &[Arc<Object>], include: IncludeObject, columns: bool, list_meta: Value) -> Value {
+pub fn table(
+    resource: &Resource,
+    objects: &[Arc<Object>],
+    include: IncludeObject,
+    columns: bool,
+    list_meta: Value,
+) -> Value {
     let now = jiff::Timestamp::now();
     let definitions: Vec<Value> = resource
         .columns
@@ -148,7 +154,13 @@ pub fn object(code: u16, accepted: Accepted, resource: &Resource, o: &Arc<Object
 }
 
 /// A page of a list in the accepted form.
-pub fn list(accepted: Accepted, resource: &Resource, page: &Page, continue_token: &str, include: IncludeObject) -> Reply {
+pub fn list(
+    accepted: Accepted,
+    resource: &Resource,
+    page: &Page,
+    continue_token: &str,
+    include: IncludeObject,
+) -> Reply {
     let mut meta = json!({"resourceVersion": page.revision.to_string()});
     if !continue_token.is_empty() {
         meta["continue"] = continue_token.into();

@@ -47,7 +47,11 @@ impl Shape {
     }
 
     fn of_event(&mut self, change: Change, event: &CacheEvent) -> Bytes {
-        if self.form == Form::Object && self.resource.convert.is_none() { event.frame(change) } else { self.of_object(change, &event.object) }
+        if self.form == Form::Object && self.resource.convert.is_none() {
+            event.frame(change)
+        } else {
+            self.of_object(change, &event.object)
+        }
     }
 
     fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
@@ -56,9 +60,15 @@ impl Shape {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let body = match self.form {
-            Form::Table => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": null, "rows": []}),
-            Form::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta}),
-            Form::Object => json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": meta}),
+            Form::Table => {
+                json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": null, "rows": []})
+            }
+            Form::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta})
+            }
+            Form::Object => {
+                json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": meta})
+            }
         };
         watch_cache::frame("BOOKMARK", body.to_string().as_bytes())
     }
@@ -83,9 +93,9 @@ impl Start {
     pub fn parse(query: &Query) -> Result<Start, Status> {
         let after = match query.get("resourceVersion") {
             None => 0,
-            Some(s) => s.parse().map_err(|_| {
-                Status::bad_request(format!("Invalid value: {s:?}: resourceVersion must be a number"))
-            })?,
+            Some(s) => s
+                .parse()
+                .map_err(|_| Status::bad_request(format!("Invalid value: {s:?}: resourceVersion must be a number")))?,
         };
         let initial = match query.get("sendInitialEvents") {
             Some(v) => v == "true",
@@ -110,7 +120,13 @@ pub async fn subscribe(
         registry.caches().fresh().await?;
     }
     let prefix = selection.key_prefix();
-    let after = if start.initial { 0 } else if start.after == 0 { now } else { start.after };
+    let after = if start.initial {
+        0
+    } else if start.after == 0 {
+        now
+    } else {
+        start.after
+    };
     let resource_of = resource.clone();
     let cache = registry.cache(resource)?;
     cache.subscribe(&prefix, after, now, Box::new(move |o| selection.selects(&resource_of, o)))

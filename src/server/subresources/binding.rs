@@ -13,7 +13,13 @@ use crate::http::{Call, decode_tree};
 use crate::registry::timestamp;
 
 /// Sets `spec.nodeName` of a pod that has none, and its PodScheduled condition.
-pub async fn serve(server: &Arc<Server>, call: &Call, pods: &Arc<Resource>, name: &str, body: &Bytes) -> Result<Reply, Status> {
+pub async fn serve(
+    server: &Arc<Server>,
+    call: &Call,
+    pods: &Arc<Resource>,
+    name: &str,
+    body: &Bytes,
+) -> Result<Reply, Status> {
     if call.info.verb != "create" {
         return Err(Status::method_not_allowed());
     }
@@ -66,7 +72,8 @@ pub async fn serve(server: &Arc<Server>, call: &Call, pods: &Arc<Resource>, name
         .registry()
         .modify(&ctx, pods, &call.info.namespace, name, &|current| {
             let mut pod = change(current)?;
-            let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
+            let condition =
+                json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
             let mut conditions: Vec<Value> = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
             conditions.retain(|c| c["type"] != "PodScheduled");
             conditions.push(condition);
@@ -74,5 +81,8 @@ pub async fn serve(server: &Arc<Server>, call: &Call, pods: &Arc<Resource>, name
             Ok(Decoded { value: pod, unknown: Vec::new(), duplicate: Vec::new() })
         })
         .await?;
-    Ok(respond::json(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+    Ok(respond::json(
+        201,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    ))
 }

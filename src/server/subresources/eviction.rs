@@ -41,7 +41,10 @@ pub async fn serve(server: &Arc<Server>, call: &Call, pods: &Arc<Resource>, body
         take_disruption(server, call, &pod).await?;
     }
     server.registry().delete(&ctx, pods, namespace, name, &options).await?;
-    Ok(respond::json(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+    Ok(respond::json(
+        201,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    ))
 }
 
 async fn take_disruption(server: &Arc<Server>, call: &Call, pod: &Object) -> Result<(), Status> {
@@ -57,7 +60,11 @@ async fn take_disruption(server: &Arc<Server>, call: &Call, pod: &Object) -> Res
     let budget = match matching.as_slice() {
         [] => return Ok(()),
         [one] => one,
-        _ => return Err(Status::internal_plain("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")),
+        _ => {
+            return Err(Status::internal_plain(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
     };
     let ctx = server.write_context(call)?;
     let name = budget.meta().name.clone();
@@ -71,11 +78,16 @@ async fn take_disruption(server: &Arc<Server>, call: &Call, pod: &Object) -> Res
                 RETRY_SECONDS,
             );
             if let Some(d) = &mut s.details {
-                d.causes.push(api::status::Cause { reason: "DisruptionBudget".into(), message: cause, field: String::new() });
+                d.causes.push(api::status::Cause {
+                    reason: "DisruptionBudget".into(),
+                    message: cause,
+                    field: String::new(),
+                });
             }
             s
         };
-        if status["observedGeneration"].as_i64().unwrap_or(0) < current["metadata"]["generation"].as_i64().unwrap_or(0) {
+        if status["observedGeneration"].as_i64().unwrap_or(0) < current["metadata"]["generation"].as_i64().unwrap_or(0)
+        {
             return Err(refused(format!("The disruption budget {name} is still being processed by the server.")));
         }
         let allowed = status["disruptionsAllowed"].as_i64().unwrap_or(0);

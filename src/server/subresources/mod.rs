@@ -26,7 +26,12 @@ pub fn is_connect(subresource: &str) -> bool {
 ///
 /// # Errors
 /// 404, 405, and what the node says.
-pub async fn connect(server: &Arc<Server>, call: Call, resource: &Arc<Resource>, body: RequestBody) -> Result<Reply, Status> {
+pub async fn connect(
+    server: &Arc<Server>,
+    call: Call,
+    resource: &Arc<Resource>,
+    body: RequestBody,
+) -> Result<Reply, Status> {
     if resource.subresource(&call.info.subresource).is_none() {
         return Err(Status::no_such_resource());
     }
@@ -48,7 +53,9 @@ pub async fn serve(
         Subresource::Scale { spec_path, status_path, selector_path } => {
             scale::serve(server, call, resource, [spec_path, status_path, selector_path], body).await
         }
-        Subresource::Other { name: "binding", .. } => binding::serve(server, call, resource, &call.info.name, body).await,
+        Subresource::Other { name: "binding", .. } => {
+            binding::serve(server, call, resource, &call.info.name, body).await
+        }
         Subresource::Other { name: "eviction", .. } => eviction::serve(server, call, resource, body).await,
         Subresource::Other { name: "finalize", .. } => finalize::serve(server, call, resource, body).await,
         Subresource::Other { name: "token", .. } => token::serve(server, call, resource, body).await,
@@ -64,7 +71,12 @@ pub async fn serve(
 ///
 /// # Errors
 /// What each says; 405 for any other verb.
-pub async fn virtual_create(server: &Arc<Server>, call: &Call, resource: &Arc<Resource>, body: &Bytes) -> Result<Reply, Status> {
+pub async fn virtual_create(
+    server: &Arc<Server>,
+    call: &Call,
+    resource: &Arc<Resource>,
+    body: &Bytes,
+) -> Result<Reply, Status> {
     if call.info.verb != "create" {
         return Err(Status::method_not_allowed());
     }

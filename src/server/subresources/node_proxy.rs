@@ -33,7 +33,12 @@ struct Target {
 }
 
 /// Serves a connect subresource of a pod, node or service.
-pub async fn serve(server: &Arc<Server>, call: Call, resource: &Arc<Resource>, body: RequestBody) -> Result<Reply, Status> {
+pub async fn serve(
+    server: &Arc<Server>,
+    call: Call,
+    resource: &Arc<Resource>,
+    body: RequestBody,
+) -> Result<Reply, Status> {
     let i = &call.info;
     let (name, _) = split_port(&i.name);
     let attributes = Attributes {
@@ -102,7 +107,8 @@ async fn pod_target(server: &Arc<Server>, call: &Call) -> Result<Target, Status>
     let (name, port) = split_port(&call.info.name);
     let pod = pod_of(server, call, name).await?;
     let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty());
-    let host = ip.ok_or_else(|| Status::bad_request(format!("address not allowed: pod {name:?} has no IP address yet")))?;
+    let host =
+        ip.ok_or_else(|| Status::bad_request(format!("address not allowed: pod {name:?} has no IP address yet")))?;
     let containers = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
     let ports = || containers.iter().flat_map(|c| c.ports.iter().flatten());
     let port = match port {
@@ -136,7 +142,12 @@ async fn service_target(server: &Arc<Server>, call: &Call) -> Result<Target, Sta
     let subsets = subsets.typed::<api::k8s::core::v1::Endpoints>()?;
     let mut candidates = Vec::new();
     for subset in subsets.subsets.iter().flatten() {
-        for p in subset.ports.iter().flatten().filter(|p| p.name.as_deref().unwrap_or("") == wanted.name.as_deref().unwrap_or("")) {
+        for p in subset
+            .ports
+            .iter()
+            .flatten()
+            .filter(|p| p.name.as_deref().unwrap_or("") == wanted.name.as_deref().unwrap_or(""))
+        {
             candidates.extend(subset.addresses.iter().flatten().map(|a| (a.ip.clone(), p.port as u16)));
         }
     }
@@ -198,8 +209,12 @@ fn container_of(call: &Call, pod: &Pod) -> Result<String, Status> {
     let names = |c: &[api::k8s::core::v1::Container]| c.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
     let containers = spec.map(|s| names(&s.containers)).unwrap_or_default();
     let init = spec.and_then(|s| s.init_containers.as_deref()).map(names).unwrap_or_default();
-    let ephemeral: Vec<String> =
-        spec.and_then(|s| s.ephemeral_containers.as_deref()).unwrap_or_default().iter().map(|c| c.name.clone()).collect();
+    let ephemeral: Vec<String> = spec
+        .and_then(|s| s.ephemeral_containers.as_deref())
+        .unwrap_or_default()
+        .iter()
+        .map(|c| c.name.clone())
+        .collect();
     match call.query.get("container") {
         Some(name) => {
             if containers.iter().chain(&init).chain(&ephemeral).any(|c| c == name) {
@@ -211,7 +226,11 @@ fn container_of(call: &Call, pod: &Pod) -> Result<String, Status> {
             [only] => Ok(only.clone()),
             [] => Err(Status::bad_request(format!("a container name must be specified for pod {}", call.info.name))),
             many => {
-                let mut text = format!("a container name must be specified for pod {}, choose one of: [{}]", call.info.name, many.join(" "));
+                let mut text = format!(
+                    "a container name must be specified for pod {}, choose one of: [{}]",
+                    call.info.name,
+                    many.join(" ")
+                );
                 if !init.is_empty() {
                     text += &format!(" or one of the init containers: [{}]", init.join(" "));
                 }
@@ -270,9 +289,10 @@ async fn forward(server: &Arc<Server>, mut call: Call, target: Target, body: Req
         request.headers_mut().remove(CONNECTION);
     }
     let client_side = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let mut response = sender.send_request(request).await.map_err(|e| {
-        Status::unavailable(format!("error trying to reach {}:{}: {e}", target.host, target.port))
-    })?;
+    let mut response = sender
+        .send_request(request)
+        .await
+        .map_err(|e| Status::unavailable(format!("error trying to reach {}:{}: {e}", target.host, target.port)))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(client_side) = client_side
     {

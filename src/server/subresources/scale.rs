@@ -56,11 +56,8 @@ pub async fn serve(
     let schema = api::schema::Schemas::builtin()
         .type_of("autoscaling", "v1", "Scale")
         .ok_or_else(|| Status::internal("the schema data has no Scale"))?;
-    let whole = if i.verb == "update" {
-        Some(api::codec::check(decode_tree(call, body)?, &schema)?.value)
-    } else {
-        None
-    };
+    let whole =
+        if i.verb == "update" { Some(api::codec::check(decode_tree(call, body)?, &schema)?.value) } else { None };
     let kind = negotiate::media_type(&call.parts.headers).to_owned();
     let patch = if whole.is_none() { api::codec::parse_tree(body, false)? } else { Value::Null };
     let change = |current: &Value| {
@@ -71,9 +68,11 @@ pub async fn serve(
                 "application/json-patch+json" => api::patch::json(&old, &patch)?,
                 "application/merge-patch+json" => api::patch::merge(&old, &patch),
                 "application/strategic-merge-patch+json" => api::patch::strategic(&schema, &old, &patch)?,
-                _ => return Err(Status::unsupported_media_type(
-                    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
-                )),
+                _ => {
+                    return Err(Status::unsupported_media_type(
+                        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+                    ));
+                }
             },
         };
         let replicas = new["spec"]["replicas"].as_i64().unwrap_or(0);

@@ -6,8 +6,8 @@ use api::{Resource, Status};
 use bytes::Bytes;
 
 use crate::Server;
-use crate::http::{Call, decode_tree};
 use crate::http::respond::{self, Reply};
+use crate::http::{Call, decode_tree};
 
 /// Issues a bound token.
 pub async fn serve(server: &Arc<Server>, call: &Call, accounts: &Arc<Resource>, body: &Bytes) -> Result<Reply, Status> {

@@ -24,25 +24,14 @@ fn main() {
         Some(base) => tempfile::tempdir_in(base).unwrap(),
         None => tempfile::tempdir().unwrap(),
     };
-    println!(
-        "{:<28}{:>10}{:>12}{:>12}",
-        "2 KiB values", "ops/s", "p50", "p99"
-    );
-    report(
-        "write + fdatasync, 1 writer",
-        raw(directory.path(), time),
-        time,
-    );
+    println!("{:<28}{:>10}{:>12}{:>12}", "2 KiB values", "ops/s", "p50", "p99");
+    report("write + fdatasync, 1 writer", raw(directory.path(), time), time);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for writers in [1, 32, 256] {
         let latencies = runtime.block_on(store(directory.path(), writers, time));
         report(&format!("store, {writers} writers"), latencies, time);
     }
-    report(
-        "write + fdatasync, again",
-        raw(directory.path(), time),
-        time,
-    );
+    report("write + fdatasync, again", raw(directory.path(), time), time);
 }
 
 fn raw(directory: &Path, time: Duration) -> Vec<Duration> {
@@ -91,9 +80,5 @@ fn report(name: &str, mut latencies: Vec<Duration>, time: Duration) {
     latencies.sort_unstable();
     let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
     let rate = latencies.len() as f64 / time.as_secs_f64();
-    println!(
-        "{name:<28}{rate:>10.0}{:>12.2?}{:>12.2?}",
-        at(0.5),
-        at(0.99)
-    );
+    println!("{name:<28}{rate:>10.0}{:>12.2?}{:>12.2?}", at(0.5), at(0.99));
 }

@@ -3,19 +3,12 @@
 use super::*;
 
 async fn put(store: &DurableStore, key: &str, text: &'static str) -> Revision {
-    store
-        .put(key, Bytes::from_static(text.as_bytes()), Expect::Any)
-        .await
-        .unwrap()
+    store.put(key, Bytes::from_static(text.as_bytes()), Expect::Any).await.unwrap()
 }
 
 fn files(directory: &Path, suffix: &str) -> usize {
-    let names = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name());
-    names
-        .filter(|name| name.to_string_lossy().contains(suffix))
-        .count()
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().contains(suffix)).count()
 }
 
 #[tokio::test]
@@ -43,20 +36,13 @@ async fn damaged_state_is_rebuilt_from_a_whole_log() {
     let store = DurableStore::open(Options::new(directory.path())).unwrap();
     assert_eq!(store.range("", None, 0).await.unwrap().items.len(), 2);
     assert_eq!(put(&store, "c", "3").await, 41);
-    assert_eq!(
-        files(directory.path(), "damaged"),
-        1,
-        "nothing is thrown away"
-    );
+    assert_eq!(files(directory.path(), "damaged"), 1, "nothing is thrown away");
 }
 
 #[tokio::test]
 async fn damaged_state_behind_a_trimmed_log_says_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
-    let options = Options {
-        segment_bytes: 64,
-        ..Options::new(directory.path())
-    };
+    let options = Options { segment_bytes: 64, ..Options::new(directory.path()) };
     let store = DurableStore::open(options.clone()).unwrap();
     for _ in 0..20 {
         put(&store, "a", "1").await;
@@ -103,10 +89,7 @@ async fn nearly_full_disk_refuses_writes_and_serves_reads() {
     let store = DurableStore::open(Options::new(directory.path())).unwrap();
     put(&store, "a", "1").await;
     drop(store);
-    let options = Options {
-        reserve_bytes: u64::MAX,
-        ..Options::new(directory.path())
-    };
+    let options = Options { reserve_bytes: u64::MAX, ..Options::new(directory.path()) };
     let store = DurableStore::open(options).unwrap();
     let refused = store.put("a", Bytes::new(), Expect::Any).await;
     assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");

@@ -21,8 +21,7 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
     /// At most `limit` (0 = all) entries under `prefix`, in key order, behind
     /// `after`. Not a snapshot: changes applied meanwhile may or may not be seen.
-    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize)
-    -> Result<Vec<KeyValue>, Error>;
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<KeyValue>, Error>;
 
     /// Makes the changes visible, not necessarily durable.
     fn apply(&self, events: &[Event]) -> Result<(), Error>;

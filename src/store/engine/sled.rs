@@ -36,18 +36,12 @@ pub(crate) struct SledEngine {
 impl SledEngine {
     /// Opens or creates the state. [`Error::Corrupt`] when sled cannot make sense of it.
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
-        let config = ::sled::Config::new()
-            .path(directory)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(None);
+        let config = ::sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let begun = Instant::now();
         loop {
             match guard(directory, || config.open()) {
                 Ok(db) => {
-                    return Ok(Self {
-                        db,
-                        directory: directory.to_owned(),
-                    });
+                    return Ok(Self { db, directory: directory.to_owned() });
                 }
                 Err(error) if is_busy(&error) && begun.elapsed() < REOPEN_PATIENCE => {
                     thread::sleep(Duration::from_millis(5));
@@ -85,30 +79,19 @@ impl Engine for SledEngine {
 
     fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
         let stored = self.guard(|| self.db.get(key))?;
-        stored
-            .map(|stored| self.decode(key.as_bytes(), &stored))
-            .transpose()
+        stored.map(|stored| self.decode(key.as_bytes(), &stored)).transpose()
     }
 
-    fn scan(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<KeyValue>, Error> {
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<KeyValue>, Error> {
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after.as_bytes()),
             _ => Bound::Included(prefix.as_bytes()),
         };
         let limit = if limit == 0 { usize::MAX } else { limit };
         let entries = self.guard(|| {
-            let range = self
-                .db
-                .range::<&[u8], _>((start, Bound::Excluded(REVISION_KEY)));
+            let range = self.db.range::<&[u8], _>((start, Bound::Excluded(REVISION_KEY)));
             let under_prefix = |entry: &::sled::Result<(::sled::IVec, ::sled::IVec)>| {
-                entry
-                    .as_ref()
-                    .map_or(true, |(key, _)| key.starts_with(prefix.as_bytes()))
+                entry.as_ref().map_or(true, |(key, _)| key.starts_with(prefix.as_bytes()))
             };
             range
                 .take_while(under_prefix)
@@ -141,8 +124,7 @@ impl Engine for SledEngine {
 
     fn checkpoint(&self) -> Result<(), Error> {
         self.guard(|| self.db.flush())?;
-        sync_tree(&self.directory)
-            .map_err(|error| io_error("sync", self.directory.display().to_string(), error))
+        sync_tree(&self.directory).map_err(|error| io_error("sync", self.directory.display().to_string(), error))
     }
 }
 
@@ -168,9 +150,7 @@ fn sync_tree(directory: &Path) -> io::Result<()> {
 fn guard<T>(directory: &Path, operation: impl FnOnce() -> ::sled::Result<T>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(operation)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(::sled::Error::Io(error))) => {
-            Err(io_error("use", directory.display().to_string(), error))
-        }
+        Ok(Err(::sled::Error::Io(error))) => Err(io_error("use", directory.display().to_string(), error)),
         Ok(Err(error)) => Err(damaged(directory, error.to_string())),
         Err(_) => Err(damaged(directory, "the state engine gave up on it".into())),
     }

@@ -41,9 +41,7 @@ async fn child() {
         return;
     };
     let store = Arc::new(DurableStore::open(options(Path::new(&directory))).unwrap());
-    let tasks: Vec<_> = (0..TASKS)
-        .map(|task| tokio::spawn(write(store.clone(), task)))
-        .collect();
+    let tasks: Vec<_> = (0..TASKS).map(|task| tokio::spawn(write(store.clone(), task))).collect();
     for task in tasks {
         task.await.unwrap();
     }
@@ -53,10 +51,7 @@ async fn write(store: Arc<DurableStore>, task: usize) {
     for index in 0.. {
         let key = format!("{task}/{}", index % KEYS_PER_TASK);
         let (revision, what) = if index % 11 == 10 {
-            (
-                store.delete(&key, Expect::Any).await.unwrap(),
-                "deleted".to_owned(),
-            )
+            (store.delete(&key, Expect::Any).await.unwrap(), "deleted".to_owned())
         } else {
             let text = format!("{task}-{index}-{}", "x".repeat(index * 37 % 3000));
             let value = Bytes::from(text.clone());
@@ -90,10 +85,7 @@ async fn kill_loses_nothing_acknowledged() {
         acknowledged += acks.len();
         verify(directory.path(), &acks, &mut known, round).await;
     }
-    assert!(
-        known.whole_rounds > 0,
-        "no round was checked event by event"
-    );
+    assert!(known.whole_rounds > 0, "no round was checked event by event");
     println!(
         "{rounds} kills, {acknowledged} acknowledged writes, 0 lost; in {} rounds every event seen",
         known.whole_rounds
@@ -129,34 +121,19 @@ fn run_and_kill(directory: &Path, count: usize) -> Vec<(Revision, String, String
         }
     }
     child.wait().unwrap();
-    assert!(
-        killed,
-        "the child ended by itself after {} acknowledgements",
-        acks.len()
-    );
+    assert!(killed, "the child ended by itself after {} acknowledgements", acks.len());
     acks
 }
 
-async fn verify(
-    directory: &Path,
-    acks: &[(Revision, String, String)],
-    known: &mut Known,
-    round: usize,
-) {
+async fn verify(directory: &Path, acks: &[(Revision, String, String)], known: &mut Known, round: usize) {
     let store = DurableStore::open(options(directory)).unwrap();
     let end = store.revision();
     let newest = acks.iter().map(|ack| ack.0).max().unwrap_or(0);
-    assert!(
-        end >= newest,
-        "round {round}: Durable: {newest} was acknowledged, {end} is the end"
-    );
+    assert!(end >= newest, "round {round}: Durable: {newest} was acknowledged, {end} is the end");
 
     let range = store.range("", None, 0).await.unwrap();
-    let state: BTreeMap<_, _> = range
-        .items
-        .into_iter()
-        .map(|entry| (entry.key, (entry.revision, entry.value)))
-        .collect();
+    let state: BTreeMap<_, _> =
+        range.items.into_iter().map(|entry| (entry.key, (entry.revision, entry.value))).collect();
 
     let mut history: BTreeMap<Revision, Event> = BTreeMap::new();
     match store.watch(known.revision).await {
@@ -168,9 +145,7 @@ async fn verify(
                     next += 1;
                     match &event.value {
                         Some(value) => {
-                            known
-                                .state
-                                .insert(event.key.clone(), (event.revision, value.clone()));
+                            known.state.insert(event.key.clone(), (event.revision, value.clone()));
                         }
                         None => {
                             known.state.remove(&event.key);
@@ -180,10 +155,7 @@ async fn verify(
                 }
             }
             known.whole_rounds += 1;
-            assert_eq!(
-                state, known.state,
-                "round {round}: the state is the fold of the events"
-            );
+            assert_eq!(state, known.state, "round {round}: the state is the fold of the events");
         }
         // A long round outlives the short window; the state then stands for itself.
         Err(store::Error::Compacted { .. }) => known.state = state.clone(),
@@ -196,25 +168,15 @@ async fn verify(
             let value = event.value.as_deref().unwrap_or(b"deleted");
             // A deletion of what is not there is acknowledged at another write's revision.
             if what != "deleted" || event.value.is_none() {
-                assert_eq!(
-                    (&*event.key, value),
-                    (key.as_str(), what.as_bytes()),
-                    "round {round}"
-                );
+                assert_eq!((&*event.key, value), (key.as_str(), what.as_bytes()), "round {round}");
             }
         }
         // Each key has one writer: it holds this write or a later one.
         if what != "deleted"
             && let Some((held, value)) = state.get(key.as_str())
         {
-            assert!(
-                held >= revision,
-                "round {round}: Durable: {key} went back to {held}"
-            );
-            assert!(
-                held > revision || value == what.as_bytes(),
-                "round {round}: {key}"
-            );
+            assert!(held >= revision, "round {round}: Durable: {key} went back to {held}");
+            assert!(held > revision || value == what.as_bytes(), "round {round}: {key}");
         }
     }
     drop(store);

@@ -105,8 +105,10 @@ fn restart_policies_and_rules_decide() {
         let s = observed(true, vec![seen("c", 0, State::Exited, code)]);
         assert_eq!(!decide(&p, &s).start.is_empty(), again, "{policy} {code}");
     }
-    let p = pod(json!({"restartPolicy": "Never", "containers": [{"name": "c", "restartPolicy": "Never", "restartPolicyRules":
-        [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}));
+    let p = pod(
+        json!({"restartPolicy": "Never", "containers": [{"name": "c", "restartPolicy": "Never", "restartPolicyRules":
+        [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}),
+    );
     let with = |code| observed(true, vec![seen("c", 0, State::Exited, code)]);
     assert_eq!(names(&decide(&p, &with(42))), ["c"]);
     assert!(decide(&p, &with(1)).start.is_empty());

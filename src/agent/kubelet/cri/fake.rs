@@ -216,7 +216,10 @@ impl Runtime for FakeRuntime {
             metadata: config.metadata.clone(),
             state: v1::ContainerState::ContainerCreated as i32,
             created_at: now(),
-            image: Some(v1::ImageSpec { image: config.image.clone().unwrap().user_specified_image, ..Default::default() }),
+            image: Some(v1::ImageSpec {
+                image: config.image.clone().unwrap().user_specified_image,
+                ..Default::default()
+            }),
             image_ref: "sha256:1".into(),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
@@ -331,7 +334,12 @@ impl Runtime for FakeRuntime {
         Ok(Vec::new())
     }
 
-    async fn pull_image(&self, name: &str, _: Option<v1::AuthConfig>, _: v1::PodSandboxConfig) -> Result<String, Error> {
+    async fn pull_image(
+        &self,
+        name: &str,
+        _: Option<v1::AuthConfig>,
+        _: v1::PodSandboxConfig,
+    ) -> Result<String, Error> {
         let mut s = self.state.lock().unwrap();
         s.calls.push(format!("pull {name}"));
         self.changed.send_modify(|n| *n += 1);

@@ -192,10 +192,7 @@ impl Runtime for Grpc {
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
-        let ask = v1::StopContainerRequest {
-            container_id: id.to_owned(),
-            timeout: whole_seconds(grace),
-        };
+        let ask = v1::StopContainerRequest { container_id: id.to_owned(), timeout: whole_seconds(grace) };
         gone_is_fine(self.runtime().stop_container(timed(ask, grace + CALL)).await.map(|_| ()).map_err(failed))
     }
 
@@ -231,11 +228,8 @@ impl Runtime for Grpc {
     }
 
     async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Error> {
-        let ask = v1::ExecSyncRequest {
-            container_id: id.to_owned(),
-            cmd: command.to_vec(),
-            timeout: whole_seconds(timeout),
-        };
+        let ask =
+            v1::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout: whole_seconds(timeout) };
         // The runtime keeps the time; the call gets a little more.
         let answer = self.runtime().exec_sync(timed(ask, timeout + Duration::from_secs(5))).await.map_err(failed)?;
         let answer = answer.into_inner();

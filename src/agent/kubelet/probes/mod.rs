@@ -198,7 +198,8 @@ impl Task {
         let timeout = Duration::from_secs(number(self.probe.timeout_seconds, 1).into());
         let failures_max = number(self.probe.failure_threshold, 3);
         let successes_min = number(self.probe.success_threshold, 1);
-        let delay = Duration::from_secs(self.probe.initial_delay_seconds.and_then(|d| u64::try_from(d).ok()).unwrap_or(0));
+        let delay =
+            Duration::from_secs(self.probe.initial_delay_seconds.and_then(|d| u64::try_from(d).ok()).unwrap_or(0));
         if self.kind != Kind::Startup {
             let mut begun = self.results.started.subscribe();
             while !self.results.is_started(&self.target.id) {

@@ -72,9 +72,29 @@ fn kind(v: &Volume) -> &'static str {
     let keys = value.as_object().map(|m| m.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     // Only for words in events.
     [
-        "awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "csi", "ephemeral", "fc", "flexVolume",
-        "flocker", "gcePersistentDisk", "gitRepo", "glusterfs", "image", "iscsi", "nfs", "photonPersistentDisk",
-        "portworxVolume", "quobyte", "rbd", "scaleIO", "storageos", "vsphereVolume",
+        "awsElasticBlockStore",
+        "azureDisk",
+        "azureFile",
+        "cephfs",
+        "cinder",
+        "csi",
+        "ephemeral",
+        "fc",
+        "flexVolume",
+        "flocker",
+        "gcePersistentDisk",
+        "gitRepo",
+        "glusterfs",
+        "image",
+        "iscsi",
+        "nfs",
+        "photonPersistentDisk",
+        "portworxVolume",
+        "quobyte",
+        "rbd",
+        "scaleIO",
+        "storageos",
+        "vsphereVolume",
     ]
     .into_iter()
     .find(|k| keys.iter().any(|own| own == k))
@@ -98,15 +118,14 @@ impl Volumes {
     pub async fn set_up(&self, pod: &Pod, facts: &PodFacts, objects: &Objects) -> Result<Ready, Error> {
         let uid = identity(pod).uid;
         let spec = pod.spec.as_ref();
-        let fs_group = spec
-            .and_then(|s| s.security_context.as_ref())
-            .and_then(|s| s.fs_group)
-            .and_then(|g| u32::try_from(g).ok());
+        let fs_group =
+            spec.and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok());
         let mut setup =
             Setup { pod, facts, objects, client: &self.client, tokens: &self.tokens, fs_group, refresh_at: None };
         let mut ready = Ready::default();
         for v in spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default() {
-            let path = self.one(&uid, v, &mut setup).await.map_err(|message| Error { volume: v.name.clone(), message })?;
+            let path =
+                self.one(&uid, v, &mut setup).await.map_err(|message| Error { volume: v.name.clone(), message })?;
             ready.paths.insert(v.name.clone(), path);
         }
         ready.refresh_at = setup.refresh_at;

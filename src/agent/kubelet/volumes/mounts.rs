@@ -29,13 +29,20 @@ fn sub_path(volume: &Path, sub: &str, may_create: bool) -> Result<PathBuf, Strin
         if !above.canonicalize().map_err(|e| e.to_string())?.starts_with(&root) {
             return Err(format!("subPath {sub:?} leads out of the volume"));
         }
-        std::fs::create_dir_all(&path).map_err(|e| format!("failed to create subPath directory for volumeMount: {e}"))?;
+        std::fs::create_dir_all(&path)
+            .map_err(|e| format!("failed to create subPath directory for volumeMount: {e}"))?;
     }
     let real = path.canonicalize().map_err(|e| e.to_string())?;
     if real.starts_with(&root) { Ok(real) } else { Err(format!("subPath {sub:?} leads out of the volume")) }
 }
 
-fn one(pod: &Pod, c: &Container, m: &VolumeMount, ready: &Ready, env: &[(String, String)]) -> Result<v1::Mount, String> {
+fn one(
+    pod: &Pod,
+    c: &Container,
+    m: &VolumeMount,
+    ready: &Ready,
+    env: &[(String, String)],
+) -> Result<v1::Mount, String> {
     let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
     let volume = spec.volumes.iter().flatten().find(|v| v.name == m.name);
     let (Some(volume), Some(host)) = (volume, ready.paths.get(&m.name)) else {
@@ -46,8 +53,10 @@ fn one(pod: &Pod, c: &Container, m: &VolumeMount, ready: &Ready, env: &[(String,
         (_, Some(s)) => s.clone(),
         _ => String::new(),
     };
-    let generated =
-        volume.config_map.is_some() || volume.secret.is_some() || volume.projected.is_some() || volume.downward_api.is_some();
+    let generated = volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some();
     let host = if sub.is_empty() { host.clone() } else { sub_path(host, &sub, !generated)? };
     let propagation = match m.mount_propagation.as_deref() {
         Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
@@ -56,7 +65,8 @@ fn one(pod: &Pod, c: &Container, m: &VolumeMount, ready: &Ready, env: &[(String,
         _ => v1::MountPropagation::PropagationPrivate,
     };
     let claim_read_only = volume.persistent_volume_claim.as_ref().and_then(|p| p.read_only) == Some(true);
-    let container_path = if m.mount_path.starts_with('/') { m.mount_path.clone() } else { format!("/{}", m.mount_path) };
+    let container_path =
+        if m.mount_path.starts_with('/') { m.mount_path.clone() } else { format!("/{}", m.mount_path) };
     Ok(v1::Mount {
         container_path,
         host_path: host.to_string_lossy().into_owned(),

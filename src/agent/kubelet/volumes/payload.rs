@@ -71,7 +71,11 @@ pub(super) async fn secret(setup: &Setup<'_>, v: &SecretVolumeSource) -> Result<
     object(setup, Kind::Secret, name, v.items.as_ref(), v.default_mode, v.optional == Some(true)).await
 }
 
-pub(super) fn downward(setup: &Setup<'_>, items: &[DownwardAPIVolumeFile], default: Option<i32>) -> Result<Files, String> {
+pub(super) fn downward(
+    setup: &Setup<'_>,
+    items: &[DownwardAPIVolumeFile],
+    default: Option<i32>,
+) -> Result<Files, String> {
     let mut files = Files::new();
     for item in items {
         let text = if let Some(f) = &item.field_ref {
@@ -161,7 +165,8 @@ impl Tokens {
             return Ok(t.clone());
         }
         let spec = setup.pod.spec.as_ref();
-        let account = spec.and_then(|s| s.service_account_name.as_deref()).filter(|s| !s.is_empty()).unwrap_or("default");
+        let account =
+            spec.and_then(|s| s.service_account_name.as_deref()).filter(|s| !s.is_empty()).unwrap_or("default");
         let ask = TokenRequest {
             spec: TokenRequestSpec {
                 audiences: if audience.is_empty() { Vec::new() } else { vec![audience] },

@@ -107,10 +107,8 @@ pub fn write(target: &Path, files: &Files, group: Option<u32>) -> io::Result<boo
     let _ = std::fs::remove_file(&fresh);
     symlink(&name, &fresh)?;
     std::fs::rename(&fresh, &data)?;
-    let wanted: std::collections::BTreeSet<PathBuf> = files
-        .keys()
-        .filter_map(|p| Path::new(p).components().next().map(|c| PathBuf::from(c.as_os_str())))
-        .collect();
+    let wanted: std::collections::BTreeSet<PathBuf> =
+        files.keys().filter_map(|p| Path::new(p).components().next().map(|c| PathBuf::from(c.as_os_str()))).collect();
     for top in &wanted {
         let link = target.join(top);
         if std::fs::symlink_metadata(&link).is_err() {
