@@ -30,12 +30,9 @@ pub fn run(flags: &Flags) -> Result<()> {
     let store = flags.data_dir.join("server/db");
     if store.exists() {
         // Holding the store's lock proves that no server uses the directory.
-        match store::DurableStore::open(store::Options::new(&store)) {
-            Err(store::Error::Locked(_)) => {
-                bail!("a server is running on {}; stop it first", flags.data_dir.display())
-            }
-            // A damaged store is no reason not to remove it.
-            _ => {}
+        // A damaged store is no reason not to remove it.
+        if let Err(store::Error::Locked(_)) = store::DurableStore::open(store::Options::new(&store)) {
+            bail!("a server is running on {}; stop it first", flags.data_dir.display());
         }
     }
     let logs = pod_logs(&flags.data_dir);
