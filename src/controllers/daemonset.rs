@@ -4,7 +4,7 @@
 //! binds it; a rolling update keeps unavailable pods within `maxUnavailable`; every template that
 //! was ever current is a ControllerRevision.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::Status;
@@ -204,6 +204,19 @@ impl DaemonSetController {
         Ok(hash)
     }
 
+    /// The nodes that have a pod of the set as the API has them now: the cache may not show yet
+    /// what was made a moment ago, and a second pod on a node would have to go again.
+    async fn live_targets(&self, set: &DaemonSet, selector: &str) -> Result<HashSet<String>, Status> {
+        let params = client::ListParams {
+            namespace: namespace(set).to_owned(),
+            label_selector: selector.to_owned(),
+            ..Default::default()
+        };
+        let pods = self.client.list::<Pod>(&params).await?;
+        let own = pods.iter().filter(|p| p.metadata.owner_references.iter().flatten().any(|r| r.uid == uid(set)));
+        Ok(own.filter(|p| is_active(p)).map(|p| target(p)).collect())
+    }
+
     async fn create(
         &self,
         set: &DaemonSet,
@@ -353,6 +366,10 @@ impl Controller for DaemonSetController {
         }
         for pod in &doomed {
             self.delete(&set, pod).await?;
+        }
+        if !missing.is_empty() {
+            let taken = self.live_targets(&set, &selector.to_string()).await?;
+            missing.retain(|node| !taken.contains(node));
         }
         let created = self.create(&set, &template, &hash, &missing).await;
         status.updated_number_scheduled = Some(updated);

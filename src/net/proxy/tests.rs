@@ -1,3 +1,5 @@
+//! Tests of the module above.
+
 use super::render;
 use super::sync::{Outcome, Syncer};
 use super::table::*;
