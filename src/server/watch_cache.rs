@@ -274,8 +274,8 @@ impl std::fmt::Debug for Caches {
 }
 
 impl Caches {
-    /// Loads everything under the given prefixes and takes in the store's recent history,
-    /// so that watches resume across a restart.
+    /// Loads everything under the given prefixes. History begins here: a watch from before a
+    /// restart is answered with 410, and its client lists again.
     ///
     /// # Errors
     /// A store error, or a value that does not decode.
