@@ -96,7 +96,8 @@ fn taint(text: &str) -> Result<api::k8s::core::v1::Taint> {
     Ok(api::k8s::core::v1::Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
 }
 
-fn nth(net: &IpNet, n: u32) -> IpAddr {
+/// The address that lies `n` after the first of a range.
+pub(super) fn nth(net: &IpNet, n: u32) -> IpAddr {
     match net.network() {
         IpAddr::V4(a) => IpAddr::V4((u32::from(a) + n).into()),
         IpAddr::V6(a) => IpAddr::V6((u128::from(a) + u128::from(n)).into()),

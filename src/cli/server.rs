@@ -142,13 +142,6 @@ fn certificate_names(flags: &Flags, advertise: IpAddr, service: IpAddr) -> Vec<S
     names
 }
 
-fn first_address(net: &IpNet) -> IpAddr {
-    match net.network() {
-        IpAddr::V4(a) => IpAddr::V4((u32::from(a) + 1).into()),
-        IpAddr::V6(a) => IpAddr::V6((u128::from(a) + 1).into()),
-    }
-}
-
 async fn serve(flags: &Flags) -> Result<()> {
     let started = Instant::now();
     let data = flags.data_dir.join("server");
@@ -168,7 +161,7 @@ async fn serve(flags: &Flags) -> Result<()> {
     let store: Arc<dyn Store> = Arc::new(durable);
 
     let advertise = flags.advertise_address.or_else(own_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
-    let names = certificate_names(flags, advertise, first_address(&flags.service_cidr));
+    let names = certificate_names(flags, advertise, super::node::nth(&flags.service_cidr, 1));
     let pki = Arc::new(Pki::load_or_create(&data.join("tls"), &names)?);
     let config = server::Config {
         advertise_address: advertise,

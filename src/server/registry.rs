@@ -232,10 +232,7 @@ impl std::fmt::Debug for Registry {
 
 type Change<'a> = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync + 'a;
 
-/// RFC 3339 with seconds, as `metav1.Time`.
-pub fn timestamp(t: Timestamp) -> String {
-    t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
+pub use api::time::rfc3339 as timestamp;
 
 impl Registry {
     /// A registry over a store and its caches.
