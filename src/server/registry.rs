@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use api::codec::Decoded;
 use api::selector::{FieldSelector, LabelSelector};
+use api::time::rfc3339;
 use api::{Object, Resource, Status};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -232,8 +233,6 @@ impl std::fmt::Debug for Registry {
 
 type Change<'a> = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync + 'a;
 
-pub use api::time::rfc3339 as timestamp;
-
 impl Registry {
     /// A registry over a store and its caches.
     pub fn new(store: Arc<dyn Store>, caches: Arc<Caches>) -> Registry {
@@ -412,7 +411,7 @@ impl Registry {
                 m.remove(field);
             }
             m.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-            m.insert("creationTimestamp".into(), timestamp(ctx.now).into());
+            m.insert("creationTimestamp".into(), rfc3339(ctx.now).into());
             if resource.has_generation {
                 m.insert("generation".into(), 1.into());
             }
@@ -908,7 +907,7 @@ fn marked_for_deletion(ctx: &WriteContext, resource: &Resource, options: &Delete
     let left = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
     if !deleting || grace < left {
         let at = ctx.now + jiff::SignedDuration::from_secs(grace);
-        new["metadata"]["deletionTimestamp"] = timestamp(at).into();
+        new["metadata"]["deletionTimestamp"] = rfc3339(at).into();
         new["metadata"]["deletionGracePeriodSeconds"] = grace.into();
         if !deleting && resource.has_generation {
             let g = old["metadata"]["generation"].as_i64().unwrap_or(0);

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::Authenticator;
 use crate::Server;
 use crate::pki::Pki;
-use crate::registry::timestamp;
 use crate::request::User;
+use api::time::rfc3339;
 
 const DEFAULT_SECONDS: i64 = 3600;
 const MIN_SECONDS: i64 = 600;
@@ -141,9 +141,9 @@ impl Tokens {
         let mut answer = json!({
             "kind": "TokenRequest",
             "apiVersion": "authentication.k8s.io/v1",
-            "metadata": {"name": m.name, "namespace": m.namespace, "creationTimestamp": timestamp(now)},
+            "metadata": {"name": m.name, "namespace": m.namespace, "creationTimestamp": rfc3339(now)},
             "spec": {"audiences": audiences, "expirationSeconds": seconds},
-            "status": {"token": token, "expirationTimestamp": timestamp(expires)},
+            "status": {"token": token, "expirationTimestamp": rfc3339(expires)},
         });
         if let Some(r) = spec.get("boundObjectRef") {
             answer["spec"]["boundObjectRef"] = r.clone();

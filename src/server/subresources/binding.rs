@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::Server;
 use crate::http::respond::{self, Reply};
 use crate::http::{Call, decode_tree};
-use crate::registry::timestamp;
+use api::time::rfc3339;
 
 /// Sets `spec.nodeName` of a pod that has none, and its PodScheduled condition.
 pub async fn serve(
@@ -39,7 +39,7 @@ pub async fn serve(
         return Err(Status::invalid("", "Binding", name, &vec![api::field::FieldError::required("target.name", "")]));
     }
     let ctx = server.write_context(call)?;
-    let now = timestamp(ctx.now);
+    let now = rfc3339(ctx.now);
     let conflict = |why: String| Status::conflict("", "pods/binding", name, &why);
     let uid = binding["metadata"]["uid"].as_str().unwrap_or_default();
     let change = |current: &Value| {

@@ -69,7 +69,7 @@ async fn take_disruption(server: &Arc<Server>, call: &Call, pod: &Object) -> Res
     let ctx = server.write_context(call)?;
     let name = budget.meta().name.clone();
     let pod_name = pod.meta().name.clone();
-    let now = crate::registry::timestamp(ctx.now);
+    let now = api::time::rfc3339(ctx.now);
     let change = |current: &Value| {
         let status = &current["status"];
         let refused = |cause: String| {
