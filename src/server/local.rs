@@ -7,7 +7,7 @@ use api::codec::Decoded;
 use api::{Object, Status};
 use async_trait::async_trait;
 use bytes::Bytes;
-use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch};
+use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch, percent_encode};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
@@ -113,12 +113,6 @@ impl Local {
 /// A list or watch of one name is authorized for that name, as over HTTP.
 fn single_name(field_selector: &str) -> String {
     crate::request::single_name(field_selector).unwrap_or_default()
-}
-
-/// Encodes a query value.
-pub(crate) fn percent_encode(s: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    s.bytes().map(|b| if plain(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 #[async_trait]
