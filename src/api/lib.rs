@@ -25,12 +25,12 @@ pub mod status;
 pub mod table;
 pub mod time;
 
+/// Bytes that JSON spells as base64.
+pub use k8s_openapi::ByteString;
 /// The typed structs of Kubernetes v1.35.
 pub use k8s_openapi::api as k8s;
 /// The shared meta types (`ObjectMeta`, `LabelSelector`, `Time`, `IntOrString` …).
 pub use k8s_openapi::apimachinery::pkg as meta;
-/// Bytes that JSON spells as base64.
-pub use k8s_openapi::ByteString;
 pub use object::{Meta, Object, OwnerRef, key_of, split_key};
 pub use resource::{Column, Convert, Plain, Resource, Strategy, Subresource};
 pub use status::Status;

@@ -14,7 +14,8 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 
 /// Sets up logs and cryptography, and starts the runtime.
 pub fn start(debug: bool) -> Result<tokio::runtime::Runtime> {
-    let default = if debug { "debug,h2=info,hyper=info,rustls=info,sled=info" } else { "info" };
+    // The DNS library writes a line for every query.
+    let default = if debug { "debug,h2=info,hyper=info,rustls=info,sled=info" } else { "info,hickory_server=warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("SAMPAN_LOG").unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)

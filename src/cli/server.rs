@@ -141,7 +141,10 @@ async fn serve(flags: &Flags) -> Result<()> {
     let durable = DurableStore::open(store::Options::new(data.join("db"))).context("cannot open the store")?;
     let store: Arc<dyn Store> = Arc::new(durable);
 
-    let advertise = flags.advertise_address.or_else(|| process::own_address(None, Some(&flags.cluster_cidr))).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let advertise = flags
+        .advertise_address
+        .or_else(|| process::own_address(None, Some(&flags.cluster_cidr)))
+        .unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let names = certificate_names(flags, advertise, node::nth(&flags.service_cidr, 1));
     let pki = Arc::new(Pki::load_or_create(&data.join("tls"), &names)?);
     let config = server::Config {

@@ -119,7 +119,9 @@ async fn create(client: &Client, access: &kubeconfig::Access, flags: &Create) ->
     };
     match client.create(&object).await {
         Err(s) if s.is_already_exists() => {
-            bail!("a token with the id {id:?} exists already; delete it with `sampan token delete {id}`, or choose another id")
+            bail!(
+                "a token with the id {id:?} exists already; delete it with `sampan token delete {id}`, or choose another id"
+            )
         }
         other => other.map_err(said).context("the token was not made")?,
     };

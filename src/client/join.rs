@@ -172,7 +172,10 @@ mod tests {
     fn tokens_in_all_their_spellings() {
         let hash = "ab".repeat(32);
         let full: JoinToken = format!(" K10{hash}::server:s3cret\n").parse().unwrap();
-        assert_eq!((full.ca_hash.as_deref(), full.id.as_str(), full.secret.as_str()), (Some(&*hash), "server", "s3cret"));
+        assert_eq!(
+            (full.ca_hash.as_deref(), full.id.as_str(), full.secret.as_str()),
+            (Some(&*hash), "server", "s3cret")
+        );
         assert_eq!(full.to_string(), format!("K10{hash}::server:s3cret"));
         let short: JoinToken = "abcdef.0123456789abcdef".parse().unwrap();
         assert_eq!((short.ca_hash.as_deref(), short.bearer().as_str()), (None, "abcdef.0123456789abcdef"));

@@ -24,10 +24,8 @@ struct TokenCleaner {
 
 /// Starts the controller.
 pub fn start(context: &Context) {
-    let selection = ListParams {
-        namespace: "kube-system".into(),
-        ..ListParams::field("type", "bootstrap.kubernetes.io/token")
-    };
+    let selection =
+        ListParams { namespace: "kube-system".into(), ..ListParams::field("type", "bootstrap.kubernetes.io/token") };
     let tokens = context.informers.select(Gvr::of::<Secret>(), selection);
     let queue = Queue::default();
     runtime::enqueue_own(&tokens, &queue);

@@ -113,8 +113,7 @@ impl Server {
             "stringData": {HASH: hash_of(password)},
         });
         let ctx = WriteContext::new(system());
-        let change =
-            |_: &Value| Ok(Decoded { value: wanted.clone(), unknown: Vec::new(), duplicate: Vec::new() });
+        let change = |_: &Value| Ok(Decoded { value: wanted.clone(), unknown: Vec::new(), duplicate: Vec::new() });
         self.registry().update(&ctx, secrets, NAMESPACE, name, "", true, &change).await.map(|_| ())
     }
 }

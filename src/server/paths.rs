@@ -48,7 +48,9 @@ impl Server {
             ["api", version] => json_or_404(discovery::resource_list(&resources, "", version)),
             ["apis", group] => json_or_404(discovery::group(&resources, group)),
             ["apis", group, version] => json_or_404(discovery::resource_list(&resources, group, version)),
-            ["cacerts"] => Ok(respond::bytes(200, "application/x-pem-file", self.pki().server_ca.certificate_pem.clone())),
+            ["cacerts"] => {
+                Ok(respond::bytes(200, "application/x-pem-file", self.pki().server_ca.certificate_pem.clone()))
+            }
             ["version"] => Ok(respond::json(200, &version())),
             ["healthz" | "livez" | "readyz", rest @ ..] => Ok(self.health(parts[0], rest, &call)),
             ["metrics"] => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics_text())),

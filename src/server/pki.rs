@@ -306,8 +306,7 @@ impl Pki {
         let kubelet_client =
             Current::new(client_ca.issue(KUBELET_CLIENT, Some("system:masters"), Usage::Client, &[])?.certified()?);
         let http1 = ["http/1.1"];
-        let kubelet_tls =
-            tls::client_config(Trust::Roots(kubelet_ca.roots()?), Some(kubelet_client.clone()), &http1)?;
+        let kubelet_tls = tls::client_config(Trust::Roots(kubelet_ca.roots()?), Some(kubelet_client.clone()), &http1)?;
         let insecure_tls = tls::client_config(Trust::Anyone, None, &http1)?;
         Ok(Pki {
             directory: directory.to_owned(),

@@ -101,15 +101,20 @@ fn three() -> (Lab, [Host; 3]) {
 
 /// The names of the ready nodes.
 fn ready(server: &Host) -> Vec<String> {
-    let all = server.words("nodes", r#"range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status} {end"#);
+    let all = server
+        .words("nodes", r#"range .items[*]}{.metadata.name}={.status.conditions[?(@.type=="Ready")].status} {end"#);
     all.iter().filter_map(|n| n.strip_suffix("=True")).map(str::to_owned).collect()
 }
 
 /// The nodes of the pods that are running and not ending.
 fn spread(server: &Host) -> Vec<String> {
     let path = r#"range .items[*]}{.spec.nodeName}={.status.phase}{.metadata.deletionTimestamp} {end"#;
-    let mut nodes: Vec<String> =
-        server.words("pods -l app=web", path).iter().filter_map(|n| n.strip_suffix("=Running")).map(str::to_owned).collect();
+    let mut nodes: Vec<String> = server
+        .words("pods -l app=web", path)
+        .iter()
+        .filter_map(|n| n.strip_suffix("=Running"))
+        .map(str::to_owned)
+        .collect();
     nodes.sort();
     nodes
 }
@@ -128,14 +133,14 @@ fn three_hosts_are_one_cluster_and_one_may_fail() {
     let pods = server.words("pods -l app=web", ".items[*].metadata.name");
     let addresses = server.words("pods -l app=web", ".items[*].status.podIP");
     let service = server.words("service web", ".spec.clusterIP").remove(0);
-    let inside = |pod: &str, url: &str| {
-        server.kubectl(&["exec", pod, "--", "wget", "-q", "-O", "-", url]).trim().to_owned()
-    };
+    let inside =
+        |pod: &str, url: &str| server.kubectl(&["exec", pod, "--", "wget", "-q", "-O", "-", url]).trim().to_owned();
     for pod in &pods {
         for (address, name) in addresses.iter().zip(&pods) {
             assert_eq!(inside(pod, &format!("http://{address}:8080/")), *name, "pod to pod");
         }
-        for url in [format!("http://{service}/"), "http://web.default.svc.cluster.local/".into(), "http://web/".into()] {
+        for url in [format!("http://{service}/"), "http://web.default.svc.cluster.local/".into(), "http://web/".into()]
+        {
             assert!(pods.contains(&inside(pod, &url)), "{url} from {pod}");
         }
         assert!(pods.contains(&inside(pod, &format!("http://{}:30080/", hosts[2].address))), "a node port from {pod}");
@@ -184,7 +189,8 @@ fn a_cut_link(hosts: &[Host; 3], service: &str) {
         eventually("the cut host is not ready", || ready(server) == ["h1", "h2"]);
         eventually("its pod runs elsewhere", || {
             let nodes = spread(server);
-            nodes.len() == 3 && !nodes.contains(&"h3".to_owned())
+            nodes.len() == 3
+                && !nodes.contains(&"h3".to_owned())
                 && server.words("deployment web", ".status.readyReplicas") == ["3"]
         });
         hosts[2].link("up");

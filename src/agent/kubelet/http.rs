@@ -18,7 +18,8 @@ const BODY_MAX: usize = 10 << 10;
 
 fn tls() -> Result<tokio_rustls::TlsConnector, String> {
     static CONFIG: OnceLock<Result<Arc<rustls::ClientConfig>, String>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| tls::client_config(Trust::Anyone, None, &["http/1.1"]).map_err(|e| e.to_string()));
+    let config =
+        CONFIG.get_or_init(|| tls::client_config(Trust::Anyone, None, &["http/1.1"]).map_err(|e| e.to_string()));
     config.clone().map(tokio_rustls::TlsConnector::from)
 }
 

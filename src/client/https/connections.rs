@@ -199,7 +199,8 @@ fn handshake_failure(e: &std::io::Error) -> String {
     let inner = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     match inner {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            "its certificate is not signed by the authority of this node's cluster: is it another cluster's server?".into()
+            "its certificate is not signed by the authority of this node's cluster: is it another cluster's server?"
+                .into()
         }
         Some(rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

@@ -96,7 +96,8 @@ impl Authenticator for JoinTokens {
         } else {
             let resource = server.resource("", "v1", "secrets")?;
             let name = format!("bootstrap-token-{id}");
-            let stored = server.registry().get(&resource, NAMESPACE, &name).await.map_err(|_| Status::unauthorized())?;
+            let stored =
+                server.registry().get(&resource, NAMESPACE, &name).await.map_err(|_| Status::unauthorized())?;
             groups_of(&stored, id, secret, Timestamp::now()).map_err(|why| {
                 tracing::info!(token = id, why, "a bootstrap token was refused");
                 Status::unauthorized()
