@@ -17,7 +17,7 @@ use crate::disk::{Disk, File};
 use crate::manifest::Manifest;
 use crate::record::{
     FRAME_BYTES_MAX, FRAME_HEADER, FrameRead, SEGMENT_HEADER, SegmentHeader, encode_frame, holds_later_frame,
-    read_frame,
+    read_frame, skip_frame,
 };
 use crate::{Error, Event, Revision, io_error, lock};
 
@@ -88,6 +88,15 @@ impl Index {
         let mut batches: Vec<Arc<[Event]>> = Vec::new();
         let mut start = None;
         while start.is_none_or(|start| offset - start < bytes) {
+            if start.is_none()
+                && let Some((last, behind)) = skip_frame(&*file, offset, revision)
+                    .map_err(|error| io_error("read", self.disk.path(&name), error))?
+                && last < next
+                && behind <= segment.length
+            {
+                (revision, offset) = (last + 1, behind);
+                continue;
+            }
             match read_frame(&*file, offset, segment.length, segment.header.salt, revision)
                 .map_err(|error| io_error("read", self.disk.path(&name), error))?
             {
