@@ -107,22 +107,12 @@ impl Core {
         let log = Log::open(
             disk.clone(),
             manifest,
-            manifest.checkpoint.min(found),
+            (manifest.checkpoint.min(found), manifest.checkpoint.max(found)),
             limits.segment_bytes,
             now_ms,
             &mut replay,
         )?;
         let last = log.last();
-        if found > last {
-            return Err(Error::Corrupt {
-                file: disk.path(""),
-                offset: 0,
-                what: format!("the log ends at revision {last}, but {found} was written"),
-                advice: "Acknowledged writes are missing from the log; restore a snapshot \
-                         into a new data directory"
-                    .into(),
-            });
-        }
         tracing::debug!(revision = last, replayed, "store opened");
         let oldest = manifest.oldest.max(log.before_first());
         let hub = Hub::new(last, oldest, RING, Some(log.index()));

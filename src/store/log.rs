@@ -137,20 +137,21 @@ pub(crate) struct Log {
 
 impl Log {
     /// Opens the log, hands every batch with a revision after `replay_after` to
-    /// `replay`, and cuts off a torn last frame.
+    /// `replay`, and cuts off a torn last frame. What follows `written`, the last revision
+    /// that is known to have been durable, may be torn; what comes before may not.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         manifest: Manifest,
-        replay_after: Revision,
+        (replay_after, written): (Revision, Revision),
         segment_bytes: u64,
         now_ms: u64,
         replay: &mut dyn FnMut(Vec<Event>) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let mut segments = find_segments(&*disk, manifest)?;
         if segments.is_empty() {
-            if manifest.checkpoint > 0 {
+            if written > 0 {
                 let what = "the log is missing";
-                return Err(corrupt(&*disk, &segment_name(manifest.checkpoint), 0, what));
+                return Err(corrupt(&*disk, &segment_name(written), 0, what));
             }
             let (header, file) = begin_segment(&*disk, 1, now_ms)?;
             return Ok(Self::new(disk, vec![empty_segment(header)], file, segment_bytes));
@@ -175,7 +176,7 @@ impl Log {
                 segment.last = base - 1;
                 continue;
             }
-            let file = scan(&*disk, segment, follower, replay_after, replay)?;
+            let file = scan(&*disk, segment, follower, (replay_after, written), replay)?;
             if let Some(base) = follower
                 && base != segment.last + 1
             {
@@ -188,8 +189,8 @@ impl Log {
             return Err(corrupt(&*disk, manifest_name(), 0, "no segment is active"));
         };
         let log = Self::new(disk, segments, active, segment_bytes);
-        if log.last() < manifest.checkpoint {
-            let what = format!("it ends at revision {}, but revision {} was written", log.last(), manifest.checkpoint);
+        if log.last() < written {
+            let what = format!("it ends at revision {}, but revision {written} was written", log.last());
             let (name, length) = log.active_name_and_length();
             return Err(corrupt(&*log.disk, &name, length, &what));
         }
@@ -374,7 +375,7 @@ fn scan(
     disk: &dyn Disk,
     segment: &mut Segment,
     follower: Option<Revision>,
-    replay_after: Revision,
+    (replay_after, written): (Revision, Revision),
     replay: &mut dyn FnMut(Vec<Event>) -> Result<(), Error>,
 ) -> Result<Box<dyn File>, Error> {
     let name = segment.name();
@@ -405,7 +406,7 @@ fn scan(
             }
             FrameRead::Bad(what) => {
                 let tail = (segment.length - offset) as usize;
-                if follower.is_some() || tail > FRAME_HEADER + FRAME_BYTES_MAX {
+                if follower.is_some() || segment.last < written || tail > FRAME_HEADER + FRAME_BYTES_MAX {
                     return Err(corrupt(disk, &name, offset, what));
                 }
                 let mut bytes = vec![0; tail];

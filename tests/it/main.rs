@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod api;
+mod corruption;
 mod durability;
+mod https;
 mod lab;
 mod node;
 mod tidy;
