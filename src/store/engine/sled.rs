@@ -8,7 +8,7 @@
 //! entries without a word. So every batch also writes a [`Summary`] of all entries,
 //! and opening reads them all and compares.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::Bound;
@@ -174,23 +174,22 @@ impl Engine for SledEngine {
         let Some(last) = events.last() else {
             return Ok(());
         };
+        // Of several changes to a key only the last one counts.
+        let changes: BTreeMap<&str, &Event> = events.iter().map(|event| (&*event.key, event)).collect();
         let mut summary = lock(&self.summary);
         let mut next = Summary { revision: last.revision, ..*summary };
         let mut batch = ::sled::Batch::default();
-        let mut changed: HashMap<&str, Option<u32>> = HashMap::new();
-        for event in events {
-            let key = event.key.as_bytes();
-            let old = match changed.get(&*event.key) {
-                Some(checksum) => *checksum,
-                None => self.guard(|| self.db.get(key))?.map(|stored| checksum(key, &stored)),
-            };
-            old.into_iter().for_each(|checksum| next.remove(checksum));
-            let stored = event.value.as_ref().map(|value| [&event.revision.to_le_bytes()[..], value].concat());
-            let new = stored.as_ref().map(|stored| checksum(key, stored));
-            new.into_iter().for_each(|checksum| next.add(checksum));
-            changed.insert(&event.key, new);
-            match stored {
-                Some(stored) => batch.insert(key, stored),
+        for (key, event) in changes {
+            let key = key.as_bytes();
+            if let Some(old) = self.guard(|| self.db.get(key))? {
+                next.remove(checksum(key, &old));
+            }
+            match &event.value {
+                Some(value) => {
+                    let stored = [&event.revision.to_le_bytes()[..], value].concat();
+                    next.add(checksum(key, &stored));
+                    batch.insert(key, stored);
+                }
                 None => batch.remove(key),
             }
         }
