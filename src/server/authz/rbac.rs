@@ -141,10 +141,6 @@ pub fn held_rules(server: &Server, user: &User, namespace: &str) -> Vec<PolicyRu
 /// The status of a SelfSubjectRulesReview.
 pub fn rules_of(server: &Server, user: &User, namespace: &str) -> Value {
     let (mut resource, mut other) = (Vec::new(), Vec::new());
-    if user.in_group("system:masters") {
-        resource.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
-        other.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
-    }
     visit_rules(server, user, namespace, &mut |rule, _| {
         if rule.resources.as_ref().is_some_and(|r| !r.is_empty()) {
             let mut v = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
