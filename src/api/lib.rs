@@ -12,6 +12,7 @@ pub mod field;
 pub mod kinds;
 pub mod metadata;
 pub mod names;
+pub mod node_labels;
 pub mod object;
 pub mod openapi;
 pub mod patch;

@@ -100,6 +100,12 @@ fn label(text: &str) -> Result<(String, String)> {
     if let Some(e) = wrong {
         bail!("--node-label {text:?}: {e}");
     }
+    if !api::node_labels::is_allowed(k) {
+        bail!(
+            "--node-label {text:?}: a node may not set this label on itself. Of kubernetes.io and k8s.io it sets \
+             those below kubelet.kubernetes.io and node.kubernetes.io and a few others; set this one with kubectl label"
+        );
+    }
     Ok((k.to_owned(), v.to_owned()))
 }
 
@@ -226,6 +232,7 @@ mod tests {
         assert_eq!(label("a/b=c")?, ("a/b".to_owned(), "c".to_owned()));
         assert!(label("a").is_err());
         assert!(label("a=b c").is_err());
+        assert!(label("node-role.kubernetes.io/worker=true").is_err());
         let t = taint("k=v:NoSchedule")?;
         assert_eq!((t.key.as_str(), t.value.as_deref()), ("k", Some("v")));
         assert!(taint("k:Never").is_err());

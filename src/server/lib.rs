@@ -26,6 +26,8 @@ pub mod request;
 pub mod serving;
 pub mod storage;
 pub mod subresources;
+#[cfg(test)]
+mod testing;
 pub mod watch_cache;
 
 use std::collections::HashMap;
