@@ -606,8 +606,7 @@ impl Registry {
         if subresource == "status" {
             errors.extend(strategy.validate_status(&new, old));
         } else {
-            errors.extend(strategy.validate(&new));
-            errors.extend(strategy.validate_update(&new, old));
+            errors.extend(strategy.validate_changed(&new, old));
         }
         if !errors.is_empty() {
             return Err(Status::invalid(&resource.group, &resource.kind, name, &errors).into());
@@ -732,7 +731,7 @@ fn accept(ctx: &WriteContext, resource: &Resource, body: Decoded, warnings: &mut
         m.insert("metadata".into(), Value::Object(Map::new()));
     }
     if let Some(c) = &resource.convert {
-        (c.to_storage)(&mut value);
+        c.to_storage(resource, &mut value);
     }
     Ok(value)
 }
@@ -744,7 +743,7 @@ pub fn served<'a>(resource: &Resource, stored: &'a Value) -> std::borrow::Cow<'a
         Some(_) if stored.is_null() => std::borrow::Cow::Borrowed(stored),
         Some(c) => {
             let mut v = stored.clone();
-            (c.from_storage)(&mut v);
+            c.from_storage(&mut v);
             std::borrow::Cow::Owned(v)
         }
     }

@@ -115,6 +115,8 @@ struct State {
     revision: Revision,
     recent: Recent,
     watchers: Vec<Watcher>,
+    /// While the objects are being read: the events since that began.
+    loading: Option<Vec<store::Event>>,
 }
 
 /// What a cache remembers of the last events.
@@ -240,9 +242,42 @@ impl Cache {
         self.lock().watchers.iter().filter(|w| !w.sender.is_closed()).count()
     }
 
+    /// An empty cache that keeps events until its objects have been read.
+    fn loading(prefix: &str) -> Cache {
+        let recent = Recent { events: VecDeque::new(), base: None, oldest: Revision::MAX };
+        let loading = Some(Vec::new());
+        let state = State { objects: Objects::new(), revision: 0, recent, watchers: Vec::new(), loading };
+        Cache { prefix: prefix.to_owned(), state: Mutex::new(state) }
+    }
+
+    /// Takes in what was read, and what has happened since.
+    fn loaded(&self, range: &store::Range) -> Result<(), Status> {
+        let mut objects = Objects::new();
+        for item in &range.items {
+            let object = storage::decode(&item.key, &item.value, item.revision)?;
+            objects.insert(Arc::from(&item.key[self.prefix.len()..]), object);
+        }
+        let missed = {
+            let mut s = self.lock();
+            s.revision = range.revision;
+            s.recent = Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: range.revision };
+            s.objects = objects;
+            s.loading.take().unwrap_or_default()
+        };
+        missed.iter().filter(|e| e.revision > range.revision).try_for_each(|e| self.apply(e))
+    }
+
     fn apply(&self, event: &store::Event) -> Result<(), Status> {
         let key: Arc<str> = Arc::from(&event.key[self.prefix.len()..]);
         let mut s = self.lock();
+        if let Some(kept) = &mut s.loading {
+            kept.push(event.clone());
+            return Ok(());
+        }
+        if event.revision <= s.revision {
+            // It was in what was read.
+            return Ok(());
+        }
         let old = s.objects.get(&key).cloned();
         s.revision = event.revision;
         let Some(event) = event_of(event, old, None)? else {
@@ -320,10 +355,9 @@ impl Caches {
         let mut objects: BTreeMap<&str, Objects> = prefixes.iter().map(|p| (p.as_str(), Objects::new())).collect();
         for item in &range.items {
             let Some(prefix) = prefix_of(&item.key) else { continue };
-            if let Some(map) = objects.get_mut(prefix) {
-                let object = storage::decode(&item.key, &item.value, item.revision)?;
-                map.insert(Arc::from(&item.key[prefix.len()..]), object);
-            }
+            // Custom resources, too, are in no prefix that was given.
+            let object = storage::decode(&item.key, &item.value, item.revision)?;
+            objects.entry(prefix).or_default().insert(Arc::from(&item.key[prefix.len()..]), object);
         }
         let revision = range.revision;
         let (past, complete) = history::read(&*store, revision).await?;
@@ -333,10 +367,40 @@ impl Caches {
                 Some(past) => history::rebuild(prefix, past, &objects)?,
                 None => Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: complete },
             };
-            let state = Mutex::new(State { objects, revision, recent, watchers: Vec::new() });
+            let state = Mutex::new(State { objects, revision, recent, watchers: Vec::new(), loading: None });
             by_prefix.insert(prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state }));
         }
         Ok(Arc::new(Caches { store, by_prefix: RwLock::new(by_prefix), applied: watch::Sender::new(revision) }))
+    }
+
+    /// Begins to hold a key space that was not known at the start; one that is held stays.
+    ///
+    /// # Errors
+    /// A store error, or a value that does not decode.
+    pub async fn add(&self, prefix: &str) -> Result<(), Status> {
+        let cache = {
+            let mut all = self.by_prefix.write().unwrap_or_else(|e| e.into_inner());
+            if all.contains_key(prefix) {
+                return Ok(());
+            }
+            let cache = Arc::new(Cache::loading(prefix));
+            all.insert(prefix.to_owned(), cache.clone());
+            cache
+        };
+        // Events from here on are kept, so that none is missed between reading and following.
+        let loaded = match self.store.range(prefix, None, 0).await {
+            Ok(range) => cache.loaded(&range),
+            Err(e) => Err(storage::status_of(e)),
+        };
+        if loaded.is_err() {
+            self.remove(prefix);
+        }
+        loaded
+    }
+
+    /// Forgets a key space; its watches end.
+    pub fn remove(&self, prefix: &str) {
+        self.by_prefix.write().unwrap_or_else(|e| e.into_inner()).remove(prefix);
     }
 
     /// The cache of a key space.
