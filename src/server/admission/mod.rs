@@ -68,9 +68,11 @@ pub trait Admission: Send + Sync {
     }
 }
 
+mod certificates;
 mod default_toleration_seconds;
 mod namespace_lifecycle;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod service_addresses;
 
@@ -85,6 +87,8 @@ pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
         Arc::new(namespace_lifecycle::NamespaceLifecycle(weak.clone())),
         Arc::new(service_account::ServiceAccount(weak.clone())),
         Arc::new(priority::Priority(weak.clone())),
+        Arc::new(runtime_class::RuntimeClass(weak.clone())),
+        Arc::new(certificates::Certificates(weak.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(service_addresses::ServiceAddresses::new(weak)),
     ]
