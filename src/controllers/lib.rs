@@ -26,6 +26,7 @@ pub mod runtime;
 pub mod service_account;
 pub mod stale_disruption;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 
 pub use runtime::{Config, Context};
 
@@ -35,6 +36,7 @@ pub fn start(context: &Context) {
     deployment::start(context);
     daemonset::start(context);
     job::start(context);
+    ttl_after_finished::start(context);
     endpoints::start(context);
     endpointslice::start(context);
     endpointslice_mirroring::start(context);

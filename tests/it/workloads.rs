@@ -206,3 +206,16 @@ fn endpoints_made_by_hand_are_mirrored_into_slices() {
     c.kubectl(&["delete", "ep", "s"]);
     eventually("the slice is gone", || addresses().is_empty());
 }
+
+#[test]
+fn a_finished_job_goes_with_its_pods_when_it_asked_for_it() {
+    let c = Cluster::start();
+    c.add_fake_node("n1");
+    c.apply(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec:\n  ttlSecondsAfterFinished: 0\n  \
+         template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}\n",
+    );
+    eventually("the job has its pod", || pods(&c, "job-name=j").len() == 1);
+    set_pod_status(&c, &pods(&c, "job-name=j")[0], r#"{"status":{"phase":"Succeeded"}}"#);
+    eventually("the job is gone", || c.kubectl(&["get", "jobs,pods", "-o", "name"]).is_empty());
+}
