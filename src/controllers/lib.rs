@@ -26,6 +26,7 @@ pub mod runtime;
 pub mod service_account;
 pub mod stale_disruption;
 pub mod taint_eviction;
+pub mod token_cleaner;
 pub mod ttl_after_finished;
 
 pub use runtime::{Config, Context};
@@ -50,5 +51,6 @@ pub fn start(context: &Context) {
     node_lifecycle::start(context);
     taint_eviction::start(context);
     pod_gc::start(context);
+    token_cleaner::start(context);
     garbage_collector::start(context);
 }

@@ -2,7 +2,8 @@
 //!
 //! One [`Cache`] per stored resource holds a persistent (immutable) ordered map and the
 //! recent events, each with the map's root after it. One task (see [`Caches::run`]) follows
-//! the store's watch and feeds all caches, so they all stand at one revision.
+//! the store's watch and feeds all caches, so they all stand at one revision. After a restart
+//! [`history`] makes the recent events again from what the store remembers.
 //!
 //! Invariants: events enter in revision order; a watcher sees every event after its start
 //! exactly once or is closed; a slow watcher is closed, never waited for.
@@ -19,6 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::storage;
+
+mod history;
 
 /// Events kept per resource for watches that resume and lists at exact revisions.
 const HISTORY: usize = 1024;
@@ -110,12 +113,51 @@ struct State {
     objects: Objects,
     /// The revision of the last event that was taken in.
     revision: Revision,
+    recent: Recent,
+    watchers: Vec<Watcher>,
+}
+
+/// What a cache remembers of the last events.
+struct Recent {
+    /// Each event with the objects after it, where they are known: not so for some events
+    /// from before a restart.
+    events: VecDeque<(Arc<CacheEvent>, Option<Objects>)>,
+    /// The objects before the first of `events`.
+    base: Option<Objects>,
     /// Watches can start after any revision from here on.
     oldest: Revision,
-    events: VecDeque<(Arc<CacheEvent>, Objects)>,
-    /// What `objects` was before the first of `events`.
-    base: Objects,
-    watchers: Vec<Watcher>,
+}
+
+impl Recent {
+    fn push(&mut self, event: Arc<CacheEvent>, root: Objects) {
+        self.events.push_back((event, Some(root)));
+        if self.events.len() > HISTORY
+            && let Some((dropped, root)) = self.events.pop_front()
+        {
+            self.oldest = dropped.revision;
+            self.base = root;
+        }
+    }
+
+    /// The objects after the last event up to `revision`.
+    fn root_at(&self, revision: Revision) -> Result<Objects, Status> {
+        let root = match self.events.partition_point(|(e, _)| e.revision <= revision) {
+            _ if revision < self.oldest => &None,
+            0 => &self.base,
+            after => &self.events[after - 1].1,
+        };
+        let oldest = || self.events.iter().find(|(_, r)| r.is_some()).map_or(self.oldest, |(e, _)| e.revision);
+        root.clone().ok_or_else(|| too_old(revision, if self.base.is_some() { self.oldest } else { oldest() }))
+    }
+
+    /// The events after `revision`.
+    fn since(&self, revision: Revision) -> Result<impl Iterator<Item = &Arc<CacheEvent>>, Status> {
+        if revision < self.oldest {
+            return Err(too_old(revision, self.oldest));
+        }
+        let from = self.events.partition_point(|(e, _)| e.revision <= revision);
+        Ok(self.events.range(from..).map(|(e, _)| e))
+    }
 }
 
 /// The cache of one stored resource.
@@ -162,11 +204,7 @@ impl Cache {
         if revision >= s.revision {
             return Ok(s.objects.clone());
         }
-        if revision < s.oldest {
-            return Err(too_old(revision, s.oldest));
-        }
-        let after = s.events.partition_point(|(e, _)| e.revision <= revision);
-        Ok(if after == 0 { s.base.clone() } else { s.events[after - 1].1.clone() })
+        s.recent.root_at(revision)
     }
 
     /// Starts a watch of keys with `prefix`. `after`: 0 starts with the current state.
@@ -183,11 +221,7 @@ impl Cache {
         let mut s = self.lock();
         let mut past = Vec::new();
         if after != 0 {
-            if after < s.oldest {
-                return Err(too_old(after, s.oldest));
-            }
-            let from = s.events.partition_point(|(e, _)| e.revision <= after);
-            for (event, _) in s.events.range(from..) {
+            for event in s.recent.since(after)? {
                 if event.object.key().starts_with(prefix)
                     && let Some(change) = event.seen(&*selects)
                 {
@@ -210,30 +244,15 @@ impl Cache {
         let key: Arc<str> = Arc::from(&event.key[self.prefix.len()..]);
         let mut s = self.lock();
         let old = s.objects.get(&key).cloned();
-        let (object, change) = match &event.value {
-            Some(bytes) => {
-                let stored = storage::decode(&event.key, bytes, event.revision)?;
-                let change = if stored.created { Change::Added } else { Change::Modified };
-                (stored.object, change)
-            }
-            None => match &old {
-                Some(o) => (storage::at_revision(o, event.revision)?, Change::Deleted),
-                None => {
-                    // Deleted before this server's history began: watches cannot start before it.
-                    s.oldest = event.revision;
-                    s.revision = event.revision;
-                    s.events.clear();
-                    s.base = s.objects.clone();
-                    return Ok(());
-                }
-            },
-        };
-        match change {
-            Change::Deleted => s.objects.remove(&key),
-            _ => s.objects.insert(key.clone(), object.clone()),
-        };
         s.revision = event.revision;
-        let event = Arc::new(CacheEvent { revision: event.revision, old, object, change, frames: Default::default() });
+        let Some(event) = event_of(event, old, None)? else {
+            // The deletion of what was never here: nobody has seen it.
+            return Ok(());
+        };
+        match event.change {
+            Change::Deleted => s.objects.remove(&key),
+            _ => s.objects.insert(key.clone(), event.object.clone()),
+        };
         s.watchers.retain(|w| {
             if !key.starts_with(&w.prefix) {
                 return !w.sender.is_closed();
@@ -245,15 +264,32 @@ impl Cache {
             }
         });
         let root = s.objects.clone();
-        s.events.push_back((event, root));
-        if s.events.len() > HISTORY
-            && let Some((dropped, root)) = s.events.pop_front()
-        {
-            s.oldest = dropped.revision;
-            s.base = root;
-        }
+        s.recent.push(event, root);
         Ok(())
     }
+}
+
+/// What a change in the store means to watchers, given the state before it and, where it is in
+/// memory already, the state after it. `None` for the deletion of something unknown.
+fn event_of(
+    event: &store::Event,
+    old: Option<Arc<Object>>,
+    new: Option<&Arc<Object>>,
+) -> Result<Option<Arc<CacheEvent>>, Status> {
+    let (object, change) = match (&event.value, &old) {
+        (Some(bytes), _) => {
+            let change = if storage::created(&event.key, bytes)? { Change::Added } else { Change::Modified };
+            let object = match new {
+                Some(o) => o.clone(),
+                None => storage::decode(&event.key, bytes, event.revision)?,
+            };
+            (object, change)
+        }
+        (None, Some(last)) => (storage::at_revision(last, event.revision)?, Change::Deleted),
+        (None, None) => return Ok(None),
+    };
+    let revision = event.revision;
+    Ok(Some(Arc::new(CacheEvent { revision, old, object, change, frames: Default::default() })))
 }
 
 fn too_old(revision: Revision, oldest: Revision) -> Status {
@@ -274,8 +310,8 @@ impl std::fmt::Debug for Caches {
 }
 
 impl Caches {
-    /// Loads everything under the given prefixes. History begins here: a watch from before a
-    /// restart is answered with 410, and its client lists again.
+    /// Loads everything under the given prefixes, and the recent events, so that watches from
+    /// before a restart go on.
     ///
     /// # Errors
     /// A store error, or a value that does not decode.
@@ -285,25 +321,21 @@ impl Caches {
         for item in &range.items {
             let Some(prefix) = prefix_of(&item.key) else { continue };
             if let Some(map) = objects.get_mut(prefix) {
-                let stored = storage::decode(&item.key, &item.value, item.revision)?;
-                map.insert(Arc::from(&item.key[prefix.len()..]), stored.object);
+                let object = storage::decode(&item.key, &item.value, item.revision)?;
+                map.insert(Arc::from(&item.key[prefix.len()..]), object);
             }
         }
         let revision = range.revision;
-        let by_prefix = objects
-            .into_iter()
-            .map(|(prefix, objects)| {
-                let state = State {
-                    base: objects.clone(),
-                    objects,
-                    revision,
-                    oldest: revision,
-                    events: VecDeque::new(),
-                    watchers: Vec::new(),
-                };
-                (prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state: Mutex::new(state) }))
-            })
-            .collect();
+        let (past, complete) = history::read(&*store, revision).await?;
+        let mut by_prefix = HashMap::new();
+        for (prefix, objects) in objects {
+            let recent = match past.get(prefix) {
+                Some(past) => history::rebuild(prefix, past, &objects)?,
+                None => Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: complete },
+            };
+            let state = Mutex::new(State { objects, revision, recent, watchers: Vec::new() });
+            by_prefix.insert(prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state }));
+        }
         Ok(Arc::new(Caches { store, by_prefix: RwLock::new(by_prefix), applied: watch::Sender::new(revision) }))
     }
 

@@ -33,6 +33,8 @@ use crate::{Error, Expect, KeyValue, Range, Revision, Store, Watch, io_error, lo
 
 /// How many writes may wait at a time; further ones wait to be let in.
 const PENDING_WRITES: usize = 1024;
+/// How much the engine may be behind the log: far less than the hub's ring holds.
+const APPLY_BYTES: usize = 1 << 20;
 const STATE: &str = "state";
 
 /// How a [`DurableStore`] is kept. [`Options::new`] has the defaults.
@@ -77,6 +79,7 @@ impl Options {
             checkpoint_bytes: self.checkpoint_bytes,
             checkpoint_interval: self.checkpoint_interval,
             reserve_bytes: self.reserve_bytes,
+            apply_bytes: APPLY_BYTES,
         }
     }
 }

@@ -5,7 +5,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod api;
+mod corruption;
 mod durability;
+mod hosts;
+mod https;
+mod image;
+mod join;
 mod lab;
 mod node;
 mod tidy;
