@@ -62,6 +62,7 @@ fn entry(group: &str, version: &str, kind: &str, plural: &str) -> Entry {
             columns: columns::of(kind),
             has_status: false,
             has_generation: false,
+            unconditional_update: true,
             storage_group: group.into(),
             storage_version: version.into(),
             convert: None,
@@ -101,8 +102,17 @@ impl Entry {
         self.resource.subresources.push(Subresource::Status);
         self
     }
+    fn aspect(mut self, name: &'static str) -> Entry {
+        self.resource.subresources.push(Subresource::Aspect(name));
+        self
+    }
     fn generation(mut self) -> Entry {
         self.resource.has_generation = true;
+        self
+    }
+    /// Updates must name the `resourceVersion` that they are based on.
+    fn conditional(mut self) -> Entry {
+        self.resource.unconditional_update = false;
         self
     }
     fn fields(mut self, paths: &[&str]) -> Entry {
@@ -304,7 +314,11 @@ fn networking(all: &mut Vec<Entry>) {
 fn policy_and_rbac(all: &mut Vec<Entry>) {
     let rbac = "rbac.authorization.k8s.io";
     all.extend([
-        namespaced("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).generation().status(),
+        namespaced("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+            .short(&["pdb"])
+            .generation()
+            .conditional()
+            .status(),
         cluster(rbac, "v1", "ClusterRoleBinding", "clusterrolebindings"),
         cluster(rbac, "v1", "ClusterRole", "clusterroles"),
         namespaced(rbac, "v1", "RoleBinding", "rolebindings"),
@@ -315,11 +329,11 @@ fn policy_and_rbac(all: &mut Vec<Entry>) {
 fn storage(all: &mut Vec<Entry>) {
     let group = "storage.k8s.io";
     all.extend([
-        cluster(group, "v1", "CSIDriver", "csidrivers").generation(),
-        cluster(group, "v1", "CSINode", "csinodes"),
-        namespaced(group, "v1", "CSIStorageCapacity", "csistoragecapacities"),
+        cluster(group, "v1", "CSIDriver", "csidrivers").generation().conditional(),
+        cluster(group, "v1", "CSINode", "csinodes").conditional(),
+        namespaced(group, "v1", "CSIStorageCapacity", "csistoragecapacities").conditional(),
         cluster(group, "v1", "StorageClass", "storageclasses").short(&["sc"]),
-        cluster(group, "v1", "VolumeAttachment", "volumeattachments").status(),
+        cluster(group, "v1", "VolumeAttachment", "volumeattachments").conditional().status(),
         cluster(group, "v1", "VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]),
     ]);
 }
@@ -337,8 +351,13 @@ fn extensions(all: &mut Vec<Entry>) {
 fn small_groups(all: &mut Vec<Entry>) {
     all.extend([
         cluster("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").short(&["pc"]).generation(),
-        namespaced("coordination.k8s.io", "v1", "Lease", "leases"),
-        cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses"),
+        cluster("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests")
+            .short(&["csr"])
+            .aspect("approval")
+            .status()
+            .fields(&["spec.signerName"]),
+        namespaced("coordination.k8s.io", "v1", "Lease", "leases").conditional(),
+        cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").conditional(),
         namespaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation(),
         namespaced("events.k8s.io", "v1", "Event", "events").short(&["ev"]).fields(EVENT_V1_FIELDS).stored_as(
             "",

@@ -77,7 +77,9 @@ pub fn group(resources: &[Arc<Resource>], name: &str) -> Option<Value> {
 /// Kind, group and version of a subresource's body, and its verbs.
 fn subresource_facts(r: &Resource, s: &Subresource) -> (String, String, String, Vec<&'static str>) {
     match s {
-        Subresource::Status => (r.kind.clone(), r.group.clone(), r.version.clone(), vec!["get", "patch", "update"]),
+        Subresource::Status | Subresource::Aspect(_) => {
+            (r.kind.clone(), r.group.clone(), r.version.clone(), vec!["get", "patch", "update"])
+        }
         Subresource::Scale { .. } => {
             ("Scale".into(), "autoscaling".into(), "v1".into(), vec!["get", "patch", "update"])
         }
