@@ -2,6 +2,7 @@
 //!
 //! * [`config`] – what it is told, and where it keeps its files.
 //! * [`containerd`] – the runtime as a supervised child.
+//! * [`identity`] – joining, and the certificates of the node.
 //! * [`images`] – images that come from no registry.
 //! * [`kubelet`] – pods.
 //! * [`server`] – the kubelet's HTTPS server.
@@ -19,6 +20,7 @@
 pub mod config;
 pub mod containerd;
 mod dirwatch;
+pub mod identity;
 pub mod images;
 pub mod kubelet;
 pub mod network;

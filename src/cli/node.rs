@@ -53,6 +53,13 @@ pub struct Flags {
     cgroup_root: String,
 }
 
+impl Flags {
+    /// Whether the agent is to run a container runtime of its own.
+    pub fn own_runtime(&self) -> bool {
+        self.container_runtime_endpoint.is_none()
+    }
+}
+
 /// What a node must know of its cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -62,6 +69,16 @@ pub struct Cluster {
     pub service_cidr: IpNet,
     /// The DNS domain.
     pub domain: String,
+}
+
+/// This machine as the flags describe it.
+pub struct Machine {
+    /// The node's name.
+    pub name: String,
+    /// The node's address.
+    pub ip: IpAddr,
+    labels: Vec<(String, String)>,
+    taints: Vec<api::k8s::core::v1::Taint>,
 }
 
 /// This machine, ready to be started as a node.
@@ -82,6 +99,12 @@ fn label(text: &str) -> Result<(String, String)> {
     let wrong = api::names::qualified_name(k).or_else(|| api::names::label_value(v));
     if let Some(e) = wrong {
         bail!("--node-label {text:?}: {e}");
+    }
+    if !api::node_labels::is_allowed(k) {
+        bail!(
+            "--node-label {text:?}: a node may not set this label on itself. Of kubernetes.io and k8s.io it sets \
+             those below kubelet.kubernetes.io and node.kubernetes.io and a few others; set this one with kubectl label"
+        );
     }
     Ok((k.to_owned(), v.to_owned()))
 }
@@ -104,12 +127,12 @@ pub(super) fn nth(net: &IpNet, n: u32) -> IpAddr {
     }
 }
 
-impl Node {
-    /// Checks the flags and fills in what they leave open.
+impl Machine {
+    /// Checks the flags and fills in what they leave open; `address` is used when they name none.
     ///
     /// # Errors
     /// Flags that make no sense.
-    pub fn new(flags: &Flags, data_dir: &Path, cluster: &Cluster, address: IpAddr) -> Result<Node> {
+    pub fn new(flags: &Flags, address: Option<IpAddr>) -> Result<Machine> {
         let name = match &flags.node_name {
             Some(n) => n.to_lowercase(),
             None => host_name()?,
@@ -119,7 +142,15 @@ impl Node {
         }
         let labels = flags.node_label.iter().map(|l| label(l)).collect::<Result<Vec<_>>>()?;
         let taints = flags.node_taint.iter().map(|t| taint(t)).collect::<Result<Vec<_>>>()?;
-        let ip = flags.node_ip.unwrap_or(address);
+        let ip = flags.node_ip.or(address).context("this machine has no address; name one with --node-ip")?;
+        Ok(Machine { name, ip, labels, taints })
+    }
+}
+
+impl Node {
+    /// Puts together how the node is to run.
+    pub fn new(flags: &Flags, data_dir: &Path, cluster: &Cluster, machine: Machine) -> Node {
+        let Machine { name, ip, labels, taints } = machine;
         let dns = flags.cluster_dns.unwrap_or_else(|| nth(&cluster.service_cidr, DNS_OFFSET));
         let settings = agent::network::Settings {
             node_name: name.clone(),
@@ -154,7 +185,7 @@ impl Node {
             c.max_pods = flags.max_pods;
             c
         };
-        Ok(Node { name, ip, settings, config: Box::new(config) })
+        Node { name, ip, settings, config: Box::new(config) }
     }
 
     /// The node's name.
@@ -201,6 +232,7 @@ mod tests {
         assert_eq!(label("a/b=c")?, ("a/b".to_owned(), "c".to_owned()));
         assert!(label("a").is_err());
         assert!(label("a=b c").is_err());
+        assert!(label("node-role.kubernetes.io/worker=true").is_err());
         let t = taint("k=v:NoSchedule")?;
         assert_eq!((t.key.as_str(), t.value.as_deref()), ("k", Some("v")));
         assert!(taint("k:Never").is_err());

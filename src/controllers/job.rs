@@ -215,20 +215,23 @@ impl JobController {
             status.completion_time = condition.last_transition_time.clone();
             let criteria = JobCondition { type_: "SuccessCriteriaMet".into(), ..condition.clone() };
             set_condition(&mut conditions, criteria);
-            self.recorder.normal(reference(job), "Completed", "Job completed");
         } else {
             let target = JobCondition { type_: "FailureTarget".into(), ..condition.clone() };
             set_condition(&mut conditions, target);
-            let (reason, message) =
-                (condition.reason.clone().unwrap_or_default(), condition.message.clone().unwrap_or_default());
-            self.recorder.warning(reference(job), &reason, message);
         }
-        set_condition(&mut conditions, condition);
+        set_condition(&mut conditions, condition.clone());
         status.conditions = Some(conditions);
         status.active = None;
         status.ready = Some(0);
         status.terminating = Some(0);
         self.write(job, &status).await?;
+        // After the write: one that a stale cache led to fails, and tells nobody.
+        if complete {
+            self.recorder.normal(reference(job), "Completed", "Job completed");
+        } else {
+            let (reason, message) = (condition.reason.unwrap_or_default(), condition.message.unwrap_or_default());
+            self.recorder.warning(reference(job), &reason, message);
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use api::codec::Decoded;
 use api::{Object, Status};
 use async_trait::async_trait;
 use bytes::Bytes;
-use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch};
+use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch, percent_encode};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
@@ -64,8 +64,15 @@ impl Local {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             subresource: subresource.to_owned(),
-            rest: String::new(),
+            ..Default::default()
         }
+    }
+
+    /// A list or watch of one name is authorized for that name, as over HTTP.
+    fn authorized_to_read_many(&self, verb: &str, gvr: &Gvr, params: &ListParams) -> Result<(), Status> {
+        let name = crate::request::single_name(&params.field_selector).unwrap_or_default();
+        let info = self.info(verb, gvr, &params.namespace, &name, "");
+        self.authorized(&RequestInfo { field_selector: params.field_selector.clone(), ..info })
     }
 
     fn authorized(&self, info: &RequestInfo) -> Result<(), Status> {
@@ -108,17 +115,6 @@ impl Local {
         Err(serde_json::from_slice::<Status>(&bytes)
             .unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
     }
-}
-
-/// A list or watch of one name is authorized for that name, as over HTTP.
-fn single_name(field_selector: &str) -> String {
-    crate::request::single_name(field_selector).unwrap_or_default()
-}
-
-/// Encodes a query value.
-pub(crate) fn percent_encode(s: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    s.bytes().map(|b| if plain(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 #[async_trait]
@@ -177,7 +173,7 @@ impl client::Api for Local {
 
     async fn list(&self, gvr: &Gvr, params: &ListParams) -> Result<List, Status> {
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized(&self.info("list", gvr, &params.namespace, &single_name(&params.field_selector), ""))?;
+        self.authorized_to_read_many("list", gvr, params)?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         // Informers page nothing in process: the objects are shared, not copied.
         let at = match params.resource_version.as_str() {
@@ -191,7 +187,7 @@ impl client::Api for Local {
 
     async fn watch(&self, gvr: &Gvr, params: &ListParams) -> Result<Watch, Status> {
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized(&self.info("watch", gvr, &params.namespace, &single_name(&params.field_selector), ""))?;
+        self.authorized_to_read_many("watch", gvr, params)?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         let after = params.resource_version.parse().unwrap_or(0);
         let start = Start { after, initial: after == 0, mark_end: false };

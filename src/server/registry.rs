@@ -524,7 +524,7 @@ impl Registry {
     }
 
     /// Changes an object as the server itself wishes, past the rules for clients: what a
-    /// subresource such as `binding` or `finalize` does. An object whose deletion is then
+    /// subresource such as `binding` or `finalize` does, which is no new generation. An object whose deletion is then
     /// finished goes.
     ///
     /// # Errors
@@ -542,10 +542,6 @@ impl Registry {
             let old = current.to_value();
             let mut new = change(&old)?.value;
             new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
-            if new["spec"] != old["spec"] && resource.has_generation {
-                let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
-                new["metadata"]["generation"] = (g + 1).into();
-            }
             if ctx.dry_run {
                 return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
             }

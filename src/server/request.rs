@@ -67,6 +67,8 @@ pub struct RequestInfo {
     pub subresource: String,
     /// What follows the subresource: the path of a proxy request, without its leading slash.
     pub rest: String,
+    /// The field selector of a list or watch, as it came.
+    pub field_selector: String,
 }
 
 impl RequestInfo {
@@ -130,12 +132,10 @@ impl RequestInfo {
             _ => "",
         }
         .to_owned();
-        // A list or watch of one name is authorized for that name.
-        if info.name.is_empty()
-            && matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")
-            && let Some(name) = query.get("fieldSelector").and_then(single_name)
-        {
-            info.name = name;
+        if info.name.is_empty() && matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
+            info.field_selector = query.get("fieldSelector").unwrap_or_default().to_owned();
+            // A list or watch of one name is authorized for that name.
+            info.name = single_name(&info.field_selector).unwrap_or_default();
         }
         info
     }

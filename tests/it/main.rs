@@ -7,7 +7,10 @@
 mod api;
 mod corruption;
 mod durability;
+mod hosts;
 mod https;
+mod image;
+mod join;
 mod lab;
 mod node;
 mod tidy;

@@ -287,11 +287,14 @@ impl NodeKeeper {
             });
             before.is_none()
         };
+        let had_ready = old.iter().any(|c| c.type_ == "Ready");
         for r in readings(&self.shared.paths) {
             let (reason, message) = if r.bad { (r.reasons.0, r.messages.0) } else { (r.reasons.1, r.messages.1) };
             if add(r.kind, r.bad, reason, message.to_owned()) {
+                // The event's reason is the node's, the condition's is the kubelet's.
+                let reason = reason.replacen("Kubelet", "Node", 1);
                 let text = format!("Node {} status is now: {reason}", self.config().node_name);
-                self.shared.recorder.normal(Self::reference(self.config()), reason, text);
+                self.shared.recorder.normal(Self::reference(self.config()), &reason, text);
             }
         }
         let changed = match self.not_ready().await {
@@ -300,7 +303,7 @@ impl NodeKeeper {
             }
             Some(why) => add("Ready", false, "KubeletNotReady", why).then_some("NodeNotReady"),
         };
-        if let Some(reason) = changed {
+        if let Some(reason) = changed.filter(|_| had_ready) {
             let text = format!("Node {} status is now: {reason}", self.config().node_name);
             self.shared.recorder.normal(Self::reference(self.config()), reason, text);
         }

@@ -120,14 +120,14 @@ impl Starter {
             Err(e) => return Err(fail("CreateContainerError", e.message)),
         };
         shared.owners.add(&id, &identity(&self.pod).uid);
-        shared.recorder.normal(about.clone(), "Created", format!("Container created: {}", c.name));
+        shared.recorder.normal(about.clone(), "Created", "Container created");
         if let Err(Error { message, .. }) = shared.runtime.start_container(&id).await {
             // The container is there, ended with the reason StartError; its status shows that.
             shared.recorder.warning(about.clone(), "Failed", format!("Error: {message}"));
             let at = Timestamp::now() + SignedDuration::from_secs(1);
             return Err((Waiting { reason: "RunContainerError".into(), message }, at));
         }
-        shared.recorder.normal(about.clone(), "Started", format!("Container started: {}", c.name));
+        shared.recorder.normal(about.clone(), "Started", "Container started");
         if let Some(hook) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
             let ip = self.facts.pod_ips.first().cloned().unwrap_or_default();
             if let Err(why) = super::hooks::run(&*shared.runtime, hook, &c, &id, &ip, HOOK).await {

@@ -19,7 +19,7 @@ use super::observed::{Container, Observed, State};
 use super::resources::{is_sidecar, qos};
 
 /// The conditions that are ours; all others are somebody else's.
-const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", "PodScheduled"];
+const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// The status to build upon: what we last said, with the conditions that others have in the API.
 pub fn base(kept: Option<PodStatus>, api: Option<&PodStatus>) -> Option<PodStatus> {
@@ -333,7 +333,6 @@ impl View<'_> {
             _ if all_ready => ("", String::new()),
             _ => ("ContainersNotReady", message),
         };
-        add("ContainersReady", all_ready, reason, message.clone());
         let gates: Vec<&str> = spec
             .and_then(|s| s.readiness_gates.as_deref())
             .unwrap_or_default()
@@ -342,17 +341,18 @@ impl View<'_> {
             .filter(|g| !self.old_conditions().iter().any(|c| c.type_ == **g && c.status == "True"))
             .collect();
         if all_ready && !gates.is_empty() {
-            let message = gates
+            let missing = gates
                 .iter()
                 .map(|g| {
                     format!("corresponding condition of pod readiness gate \"{g}\" does not exist or is not \"True\".")
                 })
                 .collect::<Vec<_>>()
                 .join(", ");
-            add("Ready", false, "ReadinessGatesNotReady", message);
+            add("Ready", false, "ReadinessGatesNotReady", missing);
         } else {
-            add("Ready", all_ready, reason, message);
+            add("Ready", all_ready, reason, message.clone());
         }
+        add("ContainersReady", all_ready, reason, message);
         add("PodScheduled", true, "", String::new());
         for c in &mut out {
             let old = self.old_conditions().iter().find(|o| o.type_ == c.type_ && o.status == c.status);

@@ -58,6 +58,10 @@ pub fn difference(old: Option<&PodStatus>, new: &PodStatus) -> Map<String, Value
         if old.get(k) != Some(v) {
             let merged_by_key = matches!(k.as_str(), "podIPs" | "hostIPs");
             match v {
+                Value::Array(list) if k == "conditions" => {
+                    let before = old.get(k).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                    patch.insert(k.clone(), conditions(before, list));
+                }
                 // These lists are merged by address: say that the old ones go.
                 Value::Array(list) if merged_by_key && old.get(k).is_some() => {
                     let mut list = list.clone();
@@ -77,6 +81,18 @@ pub fn difference(old: Option<&PodStatus>, new: &PodStatus) -> Map<String, Value
         }
     }
     patch
+}
+
+/// Conditions are merged field by field: those that a condition no longer has become `null`.
+fn conditions(old: &[Value], new: &[Value]) -> Value {
+    let mut new = new.to_vec();
+    for c in new.iter_mut().filter_map(Value::as_object_mut) {
+        let before = old.iter().filter_map(Value::as_object).find(|o| o.get("type") == c.get("type"));
+        for field in before.into_iter().flat_map(Map::keys) {
+            c.entry(field.clone()).or_insert(Value::Null);
+        }
+    }
+    Value::Array(new)
 }
 
 impl Statuses {
@@ -193,6 +209,7 @@ impl Statuses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::k8s::core::v1::PodCondition;
 
     #[test]
     fn only_what_changed_is_sent_and_what_is_gone_becomes_null() {
@@ -201,5 +218,20 @@ mod tests {
         let patch = Value::Object(difference(Some(&old), &new));
         assert_eq!(patch, json!({"phase": "Running", "podIP": "1.2.3.4", "message": null}));
         assert!(difference(Some(&new), &new).is_empty());
+    }
+
+    #[test]
+    fn a_condition_that_has_come_true_says_no_longer_why_it_was_not() {
+        let ready = |status: &str, reason: Option<&str>| PodStatus {
+            conditions: Some(vec![PodCondition {
+                type_: "Ready".into(),
+                status: status.into(),
+                reason: reason.map(str::to_owned),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        };
+        let patch = difference(Some(&ready("False", Some("ContainersNotReady"))), &ready("True", None));
+        assert_eq!(patch["conditions"], json!([{"type": "Ready", "status": "True", "reason": null}]));
     }
 }

@@ -10,6 +10,7 @@ mod node;
 mod pod;
 mod pod_spec;
 mod rbac;
+mod rows;
 mod service;
 mod workload;
 
@@ -48,6 +49,22 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("batch", "CronJob") => Arc::new(batch::CronJob),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => Arc::new(rbac::Role),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => Arc::new(rbac::Binding),
+        ("autoscaling", "HorizontalPodAutoscaler") => Arc::new(rows::Row(rows::horizontal_pod_autoscaler)),
+        ("networking.k8s.io", "Ingress") => Arc::new(rows::Row(rows::ingress)),
+        ("networking.k8s.io", "IngressClass") => Arc::new(rows::Row(rows::ingress_class)),
+        ("networking.k8s.io", "NetworkPolicy") => Arc::new(rows::Row(rows::network_policy)),
+        ("networking.k8s.io", "IPAddress") => Arc::new(rows::Row(rows::ip_address)),
+        ("networking.k8s.io", "ServiceCIDR") => Arc::new(rows::Row(rows::service_cidr)),
+        ("", "ResourceQuota") => Arc::new(rows::Row(rows::resource_quota)),
+        ("", "PersistentVolume") => Arc::new(rows::Row(rows::persistent_volume)),
+        ("", "PersistentVolumeClaim") => Arc::new(rows::Row(rows::persistent_volume_claim)),
+        ("storage.k8s.io", "StorageClass") => Arc::new(rows::Row(rows::storage_class)),
+        ("storage.k8s.io", "VolumeAttachment") => Arc::new(rows::Row(rows::volume_attachment)),
+        ("storage.k8s.io", "VolumeAttributesClass") => Arc::new(rows::Row(rows::volume_attributes_class)),
+        ("storage.k8s.io", "CSINode") => Arc::new(rows::Row(rows::csi_node)),
+        ("storage.k8s.io", "CSIDriver") => Arc::new(rows::Row(rows::csi_driver)),
+        ("storage.k8s.io", "CSIStorageCapacity") => Arc::new(rows::Row(rows::csi_storage_capacity)),
+        ("node.k8s.io", "RuntimeClass") => Arc::new(rows::Row(rows::runtime_class)),
         _ => Arc::new(Plain),
     }
 }

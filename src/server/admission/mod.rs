@@ -22,6 +22,17 @@ pub enum Operation {
     Connect,
 }
 
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        })
+    }
+}
+
 /// The write that is to be admitted.
 #[derive(Debug)]
 pub struct Attributes<'a> {
@@ -70,7 +81,9 @@ pub trait Admission: Send + Sync {
 
 mod default_toleration_seconds;
 mod namespace_lifecycle;
+mod node_restriction;
 mod priority;
+mod rbac_escalation;
 mod service_account;
 mod service_addresses;
 
@@ -83,9 +96,11 @@ pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
     let weak: Weak<Server> = Arc::downgrade(server);
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle(weak.clone())),
+        Arc::new(node_restriction::NodeRestriction(weak.clone())),
         Arc::new(service_account::ServiceAccount(weak.clone())),
         Arc::new(priority::Priority(weak.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(rbac_escalation::RbacEscalation(weak.clone())),
         Arc::new(service_addresses::ServiceAddresses::new(weak)),
     ]
 }

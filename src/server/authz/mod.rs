@@ -71,6 +71,7 @@ pub fn forbidden(user: &User, r: &RequestInfo, reason: &str) -> api::Status {
 
 pub mod node;
 pub mod rbac;
+pub mod rules;
 
 use std::sync::Arc;
 

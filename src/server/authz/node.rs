@@ -6,6 +6,7 @@
 
 use std::sync::Weak;
 
+use api::selector::FieldSelector;
 use serde_json::Value;
 
 use super::{Authorizer, Decision};
@@ -31,6 +32,8 @@ const EVERY_NODE: &[(&[&str], &str, &str, &str)] = &[
     (&["get", "list", "watch"], "", "services", ""),
     (&["get", "list", "watch"], "", "endpoints", ""),
     (&["get", "list", "watch"], "discovery.k8s.io", "endpointslices", ""),
+    // Upstream shows a node only itself; its kube-proxy and its network add-on see all, which here
+    // are parts of the agent.
     (&["get", "list", "watch"], "", "nodes", ""),
     (&["get", "list", "watch"], "", "namespaces", ""),
     (&["get", "list", "watch"], "node.k8s.io", "runtimeclasses", ""),
@@ -43,7 +46,7 @@ const EVERY_NODE: &[(&[&str], &str, &str, &str)] = &[
     (&["create"], "authentication.k8s.io", "tokenreviews", ""),
     (&["create"], "authorization.k8s.io", "subjectaccessreviews", ""),
     (&["create"], "authorization.k8s.io", "localsubjectaccessreviews", ""),
-    (&["list", "watch"], "", "pods", ""),
+    // Which pods, is for NodeRestriction to say: mirrors of its own.
     (&["create"], "", "pods", ""),
 ];
 
@@ -61,16 +64,18 @@ impl Authorizer for Node {
             return Decision::Allow;
         }
         let allowed = match (r.group.as_str(), r.resource.as_str(), r.subresource.as_str()) {
-            ("", "nodes", "" | "status") => r.name == node && matches!(r.verb.as_str(), "update" | "patch" | "delete"),
+            ("", "nodes", "" | "status") => r.name == node && matches!(r.verb.as_str(), "update" | "patch"),
             ("coordination.k8s.io", "leases", "") => {
                 r.namespace == "kube-node-lease"
                     && (r.name == node || r.verb == "create")
                     && matches!(r.verb.as_str(), "get" | "create" | "update" | "patch" | "delete")
             }
             ("storage.k8s.io", "csinodes", "") => r.name == node || r.verb == "create",
-            ("", "pods", "") => {
-                matches!(r.verb.as_str(), "get" | "delete") && bound(&server, node, &r.namespace, &r.name)
-            }
+            ("", "pods", "") => match r.verb.as_str() {
+                "get" | "delete" => bound(&server, node, &r.namespace, &r.name),
+                "list" | "watch" => selects_own(node, &r.field_selector),
+                _ => false,
+            },
             ("", "pods", "status") => {
                 matches!(r.verb.as_str(), "update" | "patch") && bound(&server, node, &r.namespace, &r.name)
             }
@@ -78,6 +83,7 @@ impl Authorizer for Node {
             ("", "secrets" | "configmaps" | "persistentvolumeclaims", "") => {
                 matches!(r.verb.as_str(), "get" | "list" | "watch") && referenced(&server, node, r)
             }
+            ("", "persistentvolumes", "") => r.verb == "get" && claimed(&server, node, &r.name),
             ("", "serviceaccounts", "token") => r.verb == "create" && referenced(&server, node, r),
             ("", "serviceaccounts", "") => r.verb == "get" && referenced(&server, node, r),
             _ => false,
@@ -107,34 +113,67 @@ fn bound(server: &Server, node: &str, namespace: &str, name: &str) -> bool {
     }
 }
 
-/// Whether a pod of the node refers to the object.
-fn referenced(server: &Server, node: &str, r: &RequestInfo) -> bool {
-    // Field names under which a pod spec refers to an object of a resource by its name.
-    pods_of(server, node, &r.namespace).iter().any(|pod| match r.resource.as_str() {
-        "serviceaccounts" => pod["spec"]["serviceAccountName"] == r.name,
-        "secrets" => refers(
-            &pod["spec"],
-            &["secret", "secretRef", "secretKeyRef", "imagePullSecrets"],
-            &["name", "secretName"],
-            &r.name,
-        ),
-        "configmaps" => refers(&pod["spec"], &["configMap", "configMapRef", "configMapKeyRef"], &["name"], &r.name),
-        _ => refers(&pod["spec"], &["persistentVolumeClaim"], &["claimName"], &r.name),
+/// Whether a list of pods is restricted to those of the node.
+fn selects_own(node: &str, field_selector: &str) -> bool {
+    FieldSelector::parse(field_selector).is_ok_and(|s| s.exact("spec.nodeName") == Some(node))
+}
+
+/// Whether a pod of the node uses a claim that is bound to the volume.
+fn claimed(server: &Server, node: &str, volume: &str) -> bool {
+    let Ok(claims) = server.resource("", "v1", "persistentvolumeclaims") else { return false };
+    let Ok(cache) = server.registry().cache(&claims) else { return false };
+    cache.objects().values().any(|o| {
+        o.to_value()["spec"]["volumeName"] == volume
+            && pods_of(server, node, &o.meta().namespace)
+                .iter()
+                .any(|p| CLAIMS.any(&p["spec"], &|n| n == o.meta().name))
     })
 }
 
-/// Whether somewhere in `v` a field of `holders` (an object, or a list of objects) has `name`
-/// in one of `fields`.
-fn refers(v: &Value, holders: &[&str], fields: &[&str], name: &str) -> bool {
-    let hit = |h: &Value| fields.iter().any(|f| h[*f] == name);
-    match v {
-        Value::Object(m) => m.iter().any(|(k, inner)| {
-            let here =
-                holders.contains(&k.as_str()) && (hit(inner) || inner.as_array().is_some_and(|l| l.iter().any(hit)));
-            here || refers(inner, holders, fields, name)
-        }),
-        Value::Array(l) => l.iter().any(|inner| refers(inner, holders, fields, name)),
-        _ => false,
+/// Whether a pod of the node refers to the object.
+fn referenced(server: &Server, node: &str, r: &RequestInfo) -> bool {
+    // A list without a name is of all; a pod may refer to an empty name.
+    !r.name.is_empty()
+        && pods_of(server, node, &r.namespace).iter().any(|pod| match r.resource.as_str() {
+            "serviceaccounts" => pod["spec"]["serviceAccountName"] == r.name,
+            "secrets" => SECRETS.any(&pod["spec"], &|n| n == r.name),
+            "configmaps" => CONFIG_MAPS.any(&pod["spec"], &|n| n == r.name),
+            _ => CLAIMS.any(&pod["spec"], &|n| n == r.name),
+        })
+}
+
+/// Where a pod spec refers to objects of a resource by name.
+pub struct References {
+    /// The fields (an object, or a list of objects) that refer, at whatever depth.
+    holders: &'static [&'static str],
+    /// Where in them the name stands.
+    names: &'static [&'static str],
+}
+
+/// References to secrets.
+pub const SECRETS: References = References {
+    holders: &["secret", "secretRef", "secretKeyRef", "imagePullSecrets", "nodePublishSecretRef", "azureFile"],
+    names: &["name", "secretName"],
+};
+/// References to config maps.
+pub const CONFIG_MAPS: References =
+    References { holders: &["configMap", "configMapRef", "configMapKeyRef"], names: &["name"] };
+/// References to claims.
+pub const CLAIMS: References = References { holders: &["persistentVolumeClaim"], names: &["claimName"] };
+
+impl References {
+    /// Whether somewhere in `v` there is a reference with a name that `wanted` accepts.
+    pub fn any(&self, v: &Value, wanted: &dyn Fn(&str) -> bool) -> bool {
+        let hit = |h: &Value| self.names.iter().any(|f| h[*f].as_str().is_some_and(wanted));
+        match v {
+            Value::Object(m) => m.iter().any(|(k, inner)| {
+                let refers = self.holders.contains(&k.as_str());
+                (refers && (hit(inner) || inner.as_array().is_some_and(|l| l.iter().any(hit))))
+                    || self.any(inner, wanted)
+            }),
+            Value::Array(l) => l.iter().any(|inner| self.any(inner, wanted)),
+            _ => false,
+        }
     }
 }
 
@@ -147,11 +186,20 @@ mod tests {
     fn references_are_found_wherever_a_pod_spec_has_them() {
         let spec = json!({"volumes": [{"projected": {"sources": [{"configMap": {"name": "a"}}]}}, {"secret": {"secretName": "s"}}],
             "containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "k"}}}]}], "imagePullSecrets": [{"name": "p"}]});
-        let secrets = ["secret", "secretRef", "secretKeyRef", "imagePullSecrets"];
         for name in ["s", "k", "p"] {
-            assert!(refers(&spec, &secrets, &["name", "secretName"], name), "{name}");
+            assert!(SECRETS.any(&spec, &|n| n == name), "{name}");
         }
-        assert!(!refers(&spec, &secrets, &["name", "secretName"], "a"));
-        assert!(refers(&spec, &["configMap"], &["name"], "a"));
+        assert!(!SECRETS.any(&spec, &|n| n == "a"));
+        assert!(CONFIG_MAPS.any(&spec, &|n| n == "a"));
+        assert!(!CLAIMS.any(&spec, &|_| true));
+    }
+
+    #[test]
+    fn a_node_lists_its_own_pods_only() {
+        assert!(selects_own("n1", "spec.nodeName=n1"));
+        assert!(selects_own("n1", "spec.nodeName==n1,status.phase!=Failed"));
+        for other in ["", "spec.nodeName=n2", "spec.nodeName!=n1", "metadata.name=n1"] {
+            assert!(!selects_own("n1", other), "{other}");
+        }
     }
 }

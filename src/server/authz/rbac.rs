@@ -11,7 +11,8 @@ use super::{Authorizer, Decision};
 use crate::Server;
 use crate::request::{RequestInfo, User};
 
-const GROUP: &str = "rbac.authorization.k8s.io";
+/// The API group of roles and bindings.
+pub const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// The RBAC authorizer.
 pub struct Rbac(pub Weak<Server>);
@@ -68,7 +69,11 @@ fn cached(server: &Server, plural: &str) -> Vec<Arc<Object>> {
     cache.objects().values().cloned().collect()
 }
 
-fn rules_for(server: &Server, role: &RoleRef, namespace: &str) -> Result<Vec<PolicyRule>, Status> {
+/// The rules of the role that a binding refers to.
+///
+/// # Errors
+/// 404 when the role does not exist.
+pub fn rules_for(server: &Server, role: &RoleRef, namespace: &str) -> Result<Vec<PolicyRule>, Status> {
     if role.kind == "ClusterRole" {
         let resource = server.resource(GROUP, "v1", "clusterroles")?;
         let found = server.registry().get_cached(&resource, "", &role.name)?.typed::<ClusterRole>()?;
@@ -123,13 +128,19 @@ impl Authorizer for Rbac {
     }
 }
 
+/// All rules that apply to a user in a namespace (empty: cluster scope).
+pub fn held_rules(server: &Server, user: &User, namespace: &str) -> Vec<PolicyRule> {
+    let mut held = Vec::new();
+    visit_rules(server, user, namespace, &mut |rule, _| {
+        held.push(rule.clone());
+        false
+    });
+    held
+}
+
 /// The status of a SelfSubjectRulesReview.
 pub fn rules_of(server: &Server, user: &User, namespace: &str) -> Value {
     let (mut resource, mut other) = (Vec::new(), Vec::new());
-    if user.in_group("system:masters") {
-        resource.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
-        other.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
-    }
     visit_rules(server, user, namespace, &mut |rule, _| {
         if rule.resources.as_ref().is_some_and(|r| !r.is_empty()) {
             let mut v = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});

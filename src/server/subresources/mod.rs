@@ -14,8 +14,9 @@ use api::{Resource, Status, Subresource};
 use bytes::Bytes;
 
 use crate::Server;
+use crate::admission::{Attributes, Operation};
 use crate::http::respond::Reply;
-use crate::http::{Call, RequestBody};
+use crate::http::{Call, RequestBody, decode_tree};
 
 /// Whether a subresource takes over the connection or streams from a node.
 pub fn is_connect(subresource: &str) -> bool {
@@ -49,6 +50,7 @@ pub async fn serve(
     subresource: &Subresource,
     body: &Bytes,
 ) -> Result<Reply, Status> {
+    admit(server, call, resource, body).await?;
     match subresource {
         Subresource::Scale { spec_path, status_path, selector_path } => {
             scale::serve(server, call, resource, [spec_path, status_path, selector_path], body).await
@@ -65,6 +67,24 @@ pub async fn serve(
             other.name()
         ))),
     }
+}
+
+/// Admission of what is posted to a subresource: a Binding, an Eviction, a TokenRequest.
+async fn admit(server: &Arc<Server>, call: &Call, resource: &Resource, body: &Bytes) -> Result<(), Status> {
+    let i = &call.info;
+    if i.verb != "create" {
+        return Ok(());
+    }
+    let attributes = Attributes {
+        operation: Operation::Create,
+        resource,
+        subresource: &i.subresource,
+        namespace: &i.namespace,
+        name: &i.name,
+        user: &call.user,
+        dry_run: server.write_context(call)?.dry_run,
+    };
+    server.registry().admit_validate(&attributes, Some(&decode_tree(call, body)?), None).await
 }
 
 /// Answers a create of a resource that is not stored: reviews, and bindings by the old path.

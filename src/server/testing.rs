@@ -1,0 +1,95 @@
+//! A server on a memory store, without sockets, for unit tests.
+
+use std::sync::Arc;
+
+use api::{Object, Status};
+use client::api::{Call, Gvr, Verb};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authn::join_tokens::JoinSecrets;
+use crate::request::User;
+use crate::{Config, Server};
+
+/// The server, and what must live as long as it.
+pub struct Testing {
+    pub server: Arc<Server>,
+    cancel: CancellationToken,
+    _keys: tempfile::TempDir,
+}
+
+impl Drop for Testing {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+impl Testing {
+    /// A server with the objects that every cluster starts with.
+    pub async fn start() -> Testing {
+        let keys = tempfile::tempdir().unwrap();
+        let pki = Arc::new(crate::pki::Pki::load_or_create(keys.path(), &["localhost".to_owned()]).unwrap());
+        let config = Config {
+            advertise_address: [127, 0, 0, 1].into(),
+            port: 6443,
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            service_cidr: "10.43.0.0/16".parse().unwrap(),
+            cluster_domain: "cluster.local".to_owned(),
+            node_ports: (30000, 32767),
+            join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
+        };
+        let cancel = CancellationToken::new();
+        let store = Arc::new(store::MemoryStore::new());
+        let server = Server::start(config, store, pki, &TaskTracker::new(), &cancel).await.unwrap();
+        crate::bootstrap::run(&server).await.unwrap();
+        Testing { server, cancel, _keys: keys }
+    }
+
+    /// One call; `path` is `<namespace>/<name>[/<subresource>]`, the namespace `-` for none.
+    pub async fn call(
+        &self,
+        user: &User,
+        verb: Verb,
+        gvr: &Gvr,
+        path: &str,
+        body: &Value,
+    ) -> Result<Arc<Object>, Status> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let part = |i: usize| parts.get(i).filter(|p| **p != "-").map(|p| (*p).to_owned()).unwrap_or_default();
+        let call = Call {
+            verb,
+            gvr: gvr.clone(),
+            namespace: part(0),
+            name: part(1),
+            subresource: part(2),
+            query: Vec::new(),
+            body: (!body.is_null()).then(|| body.to_string().into()),
+        };
+        self.server.client(user.clone()).api().call(call).await
+    }
+
+    /// Creates an object as the administrator; what reads the caches, as authorization does, sees it.
+    pub async fn create(&self, gvr: &Gvr, namespace: &str, body: &Value) -> Arc<Object> {
+        let created = self.call(&admin(), Verb::Create, gvr, namespace, body).await.unwrap();
+        self.server.registry().caches().fresh().await.unwrap();
+        created
+    }
+}
+
+/// The administrator.
+pub fn admin() -> User {
+    User::authenticated("admin", &["system:masters"])
+}
+
+/// A resource of the core group.
+pub fn core(plural: &str) -> Gvr {
+    Gvr::dynamic("", "v1", plural)
+}
+
+/// A pod that is bound to a node.
+pub fn pod(name: &str, node: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}})
+}
