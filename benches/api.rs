@@ -214,6 +214,7 @@ async fn main() {
         .await
         .report(&format!("pods created, {CLIENTS} clients"), Target::AtLeast(4670.0));
     lists(&endpoint, pods).await;
+    figure(&format!("memory (PSS) with {pods} pods"), lab::pss_mib(server.pid()), "MiB", Target::AtMost(120.0));
     fan_out(&endpoint, time).await;
     let mut raw = raw_writes(2048, time);
     figure("reference: write + fdatasync of 2 KiB, 1 writer", 1000.0 / percentile(&mut raw, 0.5), "/s", Target::None);

@@ -8,7 +8,7 @@ mod lab;
 use std::io::Write;
 use std::time::Duration;
 
-use lab::{Server, Target, figure, heading};
+use lab::{Server, Target, figure, heading, number, pss_mib};
 
 /// What a process has used so far.
 #[derive(Clone, Copy)]
@@ -16,13 +16,6 @@ struct Usage {
     processor: Duration,
     written: u64,
     appended: u64,
-}
-
-/// The number behind `name` in a file of `/proc` with a name and a number on each line.
-fn number(path: &str, name: &str) -> u64 {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix(name));
-    line.and_then(|l| l.trim_start_matches(':').split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 fn usage(pid: u32) -> Usage {
@@ -37,10 +30,6 @@ fn usage(pid: u32) -> Usage {
         written: number(&io, "write_bytes"),
         appended: number(&io, "wchar"),
     }
-}
-
-fn pss_mib(pid: u32) -> f64 {
-    number(&format!("/proc/{pid}/smaps_rollup"), "Pss") as f64 / 1024.0
 }
 
 fn report(name: &str, pid: u32, before: Usage, seconds: f64, targets: [Target; 3]) {

@@ -1,6 +1,6 @@
 //! What the benchmarks share: a host of their own, a server on it, and how figures are printed.
 //!
-//! `SAMPAN_BENCH_DIR` chooses the disk. Run as root, a benchmark moves into a network namespace of
+//! `SAMPAN_BENCH_DIR` chooses the disk, `SAMPAN_BENCH_PROGRAM` another executable. Run as root, a benchmark moves into a network namespace of
 //! its own first, since an agent programs the host it runs on.
 #![allow(dead_code, reason = "no benchmark uses all of it")]
 
@@ -18,7 +18,6 @@ use hyper::Method;
 
 use https::{Connection, Endpoint};
 
-const SAMPAN: &str = env!("CARGO_BIN_EXE_sampan");
 const INSIDE: &str = "SAMPAN_BENCH_INSIDE";
 const CGROUP_ROOT: &str = "/sampan-bench";
 /// How long anything may take.
@@ -47,6 +46,11 @@ pub fn can_run_a_node() -> bool {
     let directories = ["/usr/bin", "/usr/sbin", "/usr/local/bin"].map(Path::new);
     nix::unistd::geteuid().is_root()
         && ["containerd", "runc", "nft", "unshare", "ip"].iter().all(|p| directories.iter().any(|d| d.join(p).exists()))
+}
+
+/// The executable that is measured.
+fn sampan() -> PathBuf {
+    std::env::var_os("SAMPAN_BENCH_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_sampan").into(), PathBuf::from)
 }
 
 /// A server in a directory of its own, removed with it.
@@ -121,7 +125,7 @@ fn spawn(directory: &Path, agent: bool) -> Child {
     let log = std::fs::File::create(directory.join("log")).expect("a log");
     // What an earlier server wrote there must not pass for an answer of the next.
     let _ = std::fs::remove_file(directory.join("kubeconfig"));
-    let mut command = Command::new(SAMPAN);
+    let mut command = Command::new(sampan());
     command.args(["server", "--bind-address=127.0.0.1", "--https-listen-port=0"]);
     if agent {
         command.args(["--kubelet-port=0", "--node-name=bench", "--cgroup-root", CGROUP_ROOT]);
@@ -141,7 +145,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
         if self.agent {
-            let mut command = Command::new(SAMPAN);
+            let mut command = Command::new(sampan());
             command.args(["uninstall", "--yes", "--cgroup-root", CGROUP_ROOT]);
             let ended = places(&mut command, self.directory.path()).output();
             if !ended.is_ok_and(|o| o.status.success()) {
@@ -195,6 +199,18 @@ pub fn raw_writes(bytes: usize, time: Duration) -> Vec<Duration> {
         latencies.push(start.elapsed());
     }
     latencies
+}
+
+/// The number behind `name` in a file of `/proc` with a name and a number on each line.
+pub fn number(path: &str, name: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix(name));
+    line.and_then(|l| l.trim_start_matches(':').split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// A process's share of memory.
+pub fn pss_mib(pid: u32) -> f64 {
+    number(&format!("/proc/{pid}/smaps_rollup"), "Pss") as f64 / 1024.0
 }
 
 /// A number from the environment.
