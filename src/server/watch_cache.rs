@@ -142,12 +142,13 @@ impl Recent {
     /// The objects after the last event up to `revision`.
     fn root_at(&self, revision: Revision) -> Result<Objects, Status> {
         let root = match self.events.partition_point(|(e, _)| e.revision <= revision) {
-            _ if revision < self.oldest => &None,
             0 => &self.base,
             after => &self.events[after - 1].1,
         };
-        let oldest = || self.events.iter().find(|(_, r)| r.is_some()).map_or(self.oldest, |(e, _)| e.revision);
-        root.clone().ok_or_else(|| too_old(revision, if self.base.is_some() { self.oldest } else { oldest() }))
+        match root {
+            Some(root) if revision >= self.oldest => Ok(root.clone()),
+            _ => Err(too_old(revision, self.oldest)),
+        }
     }
 
     /// The events after `revision`.
