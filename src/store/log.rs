@@ -19,10 +19,9 @@ use crate::record::{
     FRAME_BYTES_MAX, FRAME_HEADER, FrameRead, SEGMENT_HEADER, SegmentHeader, encode_frame, holds_later_frame,
     read_frame, skip_frame,
 };
-use crate::{Error, Event, Revision, io_error, lock};
+use crate::{Error, Event, RESTORE_ADVICE, Revision, io_error, lock};
 
 const SUFFIX: &str = ".log";
-const RESTORE_ADVICE: &str = "The disk may be failing; restore a snapshot into a new data directory";
 
 /// What is known of a segment without reading it.
 #[derive(Clone, Debug)]

@@ -58,7 +58,7 @@ fn refuses(cluster: &mut Cluster, file: &Path) {
     let log_before: BTreeMap<_, _> = logs(cluster);
     let said = cluster.run_in_vain();
     assert!(said.contains(&file.display().to_string()), "the file is not named:\n{said}");
-    assert!(said.contains("is corrupt") && said.contains("restore a snapshot"), "no advice:\n{said}");
+    assert!(said.contains("is corrupt") && said.contains("Restore a backup"), "no advice:\n{said}");
     assert!(!said.contains("panicked"), "{said}");
     assert_eq!(logs(cluster), log_before, "the log is as it was");
 }
