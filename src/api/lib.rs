@@ -26,6 +26,8 @@ pub mod status;
 pub mod table;
 pub mod time;
 
+/// Bytes that JSON spells as base64.
+pub use k8s_openapi::ByteString;
 /// The typed structs of Kubernetes v1.35.
 pub use k8s_openapi::api as k8s;
 /// The shared meta types (`ObjectMeta`, `LabelSelector`, `Time`, `IntOrString` …).

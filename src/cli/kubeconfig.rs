@@ -1,14 +1,18 @@
-//! The kubeconfig that `sampan server` writes.
+//! The kubeconfig that `sampan server` writes, and that other commands reach the cluster with.
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::json;
+use client::tls::{self, Current, Trust};
+use client::{Client, Https};
+use serde_json::{Value, json};
 use server::pki::{Authority, Leaf};
+use tokio_util::task::TaskTracker;
 
 fn base64(text: &str) -> String {
     BASE64_STANDARD.encode(text)
@@ -38,4 +42,62 @@ pub fn write(path: &Path, server: &str, ca: &Authority, user: &str, leaf: &Leaf)
         std::fs::rename(&temporary, path)
     };
     write().with_context(|| format!("cannot write {}; choose another place with --write-kubeconfig", path.display()))
+}
+
+/// A cluster, and who somebody is in it.
+pub struct Access {
+    server: String,
+    /// The authority of the servers, PEM.
+    pub ca: String,
+    certificate: String,
+    key: String,
+}
+
+fn named<'a>(config: &'a Value, list: &str, name: &Value, what: &str) -> Result<&'a Value> {
+    let found = config[list].as_array().into_iter().flatten().find(|e| e["name"] == *name);
+    found.map(|e| &e[what]).with_context(|| format!("it names the {what} {name}, which is not in it"))
+}
+
+fn embedded(of: &Value, field: &str) -> Result<String> {
+    let text = of[field].as_str().with_context(|| format!("its {field} is missing"))?;
+    let bytes = BASE64_STANDARD.decode(text).with_context(|| format!("its {field} is no base64"))?;
+    String::from_utf8(bytes).with_context(|| format!("its {field} is no text"))
+}
+
+impl Access {
+    /// Reads the current context of a kubeconfig whose certificates are embedded.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or lacks something.
+    pub fn read(path: &Path) -> Result<Access> {
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read {}; run this on a server, or name its kubeconfig with --kubeconfig", path.display())
+        })?;
+        let parse = || -> Result<Access> {
+            let config: Value = serde_yaml::from_str(&text)?;
+            let context = named(&config, "contexts", &config["current-context"], "context")?;
+            let cluster = named(&config, "clusters", &context["cluster"], "cluster")?;
+            let user = named(&config, "users", &context["user"], "user")?;
+            Ok(Access {
+                server: cluster["server"].as_str().context("its cluster has no server")?.to_owned(),
+                ca: embedded(cluster, "certificate-authority-data")?,
+                certificate: embedded(user, "client-certificate-data")?,
+                key: embedded(user, "client-key-data")?,
+            })
+        };
+        parse().with_context(|| format!("{} is not a kubeconfig that can be used here", path.display()))
+    }
+
+    /// A client of that cluster as that user.
+    ///
+    /// # Errors
+    /// Certificates that cannot be used.
+    pub fn connect(&self, tasks: &TaskTracker) -> Result<Client> {
+        let server = self.server.parse().map_err(anyhow::Error::msg)?;
+        let identity = Current::new(tls::certified(&self.certificate, &self.key)?);
+        let config = tls::client_config(Trust::Roots(tls::roots(&self.ca)?), Some(identity), &["h2"])?;
+        let agent = format!("sampan/{}", api::VERSION);
+        let https = Https::new(vec![server], config, None, &agent, tasks.clone()).map_err(anyhow::Error::new)?;
+        Ok(Client::new(Arc::new(https)))
+    }
 }

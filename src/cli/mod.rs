@@ -1,12 +1,15 @@
 //! The command line: one file per command. Flags, `SAMPAN_*` variables and the configuration
 //! file say the same things; the command line wins over the environment, that over the file.
 
+mod agent;
 mod check;
 mod completions;
 mod config_file;
 mod kubeconfig;
 mod node;
+mod process;
 mod server;
+mod token;
 mod uninstall;
 mod version;
 
@@ -26,6 +29,10 @@ struct Arguments {
 enum Command {
     /// Run the control plane.
     Server(Box<server::Flags>),
+    /// Join this machine to a cluster and run workloads on it.
+    Agent(Box<agent::Flags>),
+    /// Make, list and delete the tokens that machines join with.
+    Token(token::Flags),
     /// Tell what this machine lacks to run sampan, and how to get it.
     Check(check::Flags),
     /// Take everything that sampan put on this machine back.
@@ -44,6 +51,8 @@ pub fn run() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Server(f) => server::run(&f),
+        Command::Agent(f) => agent::run(&f),
+        Command::Token(f) => token::run(&f),
         Command::Check(f) => return check::run(&f),
         Command::Uninstall(f) => uninstall::run(&f),
         Command::Version(f) => version::run(&f),

@@ -64,6 +64,16 @@ pub struct Cluster {
     pub domain: String,
 }
 
+/// This machine as the flags describe it.
+pub struct Machine {
+    /// The node's name.
+    pub name: String,
+    /// The node's address.
+    pub ip: IpAddr,
+    labels: Vec<(String, String)>,
+    taints: Vec<api::k8s::core::v1::Taint>,
+}
+
 /// This machine, ready to be started as a node.
 pub struct Node {
     name: String,
@@ -110,12 +120,12 @@ pub(super) fn nth(net: &IpNet, n: u32) -> IpAddr {
     }
 }
 
-impl Node {
-    /// Checks the flags and fills in what they leave open.
+impl Machine {
+    /// Checks the flags and fills in what they leave open; `address` is used when they name none.
     ///
     /// # Errors
     /// Flags that make no sense.
-    pub fn new(flags: &Flags, data_dir: &Path, cluster: &Cluster, address: IpAddr) -> Result<Node> {
+    pub fn new(flags: &Flags, address: Option<IpAddr>) -> Result<Machine> {
         let name = match &flags.node_name {
             Some(n) => n.to_lowercase(),
             None => host_name()?,
@@ -125,7 +135,15 @@ impl Node {
         }
         let labels = flags.node_label.iter().map(|l| label(l)).collect::<Result<Vec<_>>>()?;
         let taints = flags.node_taint.iter().map(|t| taint(t)).collect::<Result<Vec<_>>>()?;
-        let ip = flags.node_ip.unwrap_or(address);
+        let ip = flags.node_ip.or(address).context("this machine has no address; name one with --node-ip")?;
+        Ok(Machine { name, ip, labels, taints })
+    }
+}
+
+impl Node {
+    /// Puts together how the node is to run.
+    pub fn new(flags: &Flags, data_dir: &Path, cluster: &Cluster, machine: Machine) -> Node {
+        let Machine { name, ip, labels, taints } = machine;
         let dns = flags.cluster_dns.unwrap_or_else(|| nth(&cluster.service_cidr, DNS_OFFSET));
         let settings = agent::network::Settings {
             node_name: name.clone(),
@@ -160,7 +178,7 @@ impl Node {
             c.max_pods = flags.max_pods;
             c
         };
-        Ok(Node { name, ip, settings, config: Box::new(config) })
+        Node { name, ip, settings, config: Box::new(config) }
     }
 
     /// The node's name.

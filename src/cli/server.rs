@@ -1,7 +1,6 @@
 //! `sampan server`: the composition root. Store, API server, controllers and scheduler as tracked
 //! tasks of one process; they end together.
 
-use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,17 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use client::Informers;
+use client::tls::{self, Current};
 use ipnet::IpNet;
+use server::authn::join_tokens::JoinSecrets;
 use server::pki::{LEAF_LIFETIME, Pki, Usage};
 use server::request::User;
 use store::{DurableStore, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::kubeconfig;
-
-/// How long tasks may take to end.
-const SHUTDOWN: Duration = Duration::from_secs(10);
+use super::{kubeconfig, node, process};
 
 /// Flags of `sampan server`. Names and meanings are k3s's where k3s has the flag.
 #[derive(Debug, clap::Args)]
@@ -42,6 +40,12 @@ pub struct Flags {
     /// The address that others reach this server at [default: the address of the default route].
     #[arg(long, env = "SAMPAN_ADVERTISE_ADDRESS")]
     advertise_address: Option<IpAddr>,
+    /// The secret that machines join this cluster with [default: one that is made at the first start].
+    #[arg(long, short, env = "SAMPAN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The secret that agents alone can join with [default: the one of --token].
+    #[arg(long, env = "SAMPAN_AGENT_TOKEN", hide_env_values = true)]
+    agent_token: Option<String>,
     /// Further names and addresses in the server's certificate.
     #[arg(long, env = "SAMPAN_TLS_SAN", value_delimiter = ',')]
     tls_san: Vec<String>,
@@ -67,7 +71,7 @@ pub struct Flags {
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,
     #[command(flatten)]
-    agent: super::node::Flags,
+    agent: node::Flags,
     /// Log more.
     #[arg(long, env = "SAMPAN_DEBUG")]
     debug: bool,
@@ -82,24 +86,8 @@ fn port_range(s: &str) -> Result<(u16, u16), String> {
 
 /// Runs the server until it is told to end.
 pub fn run(flags: &Flags) -> Result<()> {
-    let default = if flags.debug { "debug,h2=info,hyper=info,rustls=info,sled=info" } else { "info" };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SAMPAN_LOG").unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        bail!("a second TLS provider is installed; this is an error in the build");
-    }
     check(flags)?;
-    // Two workers: edge boxes are small, and what blocks runs elsewhere.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().min(4)))
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(serve(flags))
+    process::start(flags.debug)?.block_on(serve(flags))
 }
 
 fn check(flags: &Flags) -> Result<()> {
@@ -116,13 +104,6 @@ fn check(flags: &Flags) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The address that packets to elsewhere would leave from. Nothing is sent.
-fn own_address() -> Option<IpAddr> {
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?;
-    socket.local_addr().ok().map(|a| a.ip()).filter(|a| !a.is_unspecified())
 }
 
 fn certificate_names(flags: &Flags, advertise: IpAddr, service: IpAddr) -> Vec<String> {
@@ -160,16 +141,21 @@ async fn serve(flags: &Flags) -> Result<()> {
     let durable = DurableStore::open(store::Options::new(data.join("db"))).context("cannot open the store")?;
     let store: Arc<dyn Store> = Arc::new(durable);
 
-    let advertise = flags.advertise_address.or_else(own_address).unwrap_or(IpAddr::from([127, 0, 0, 1]));
-    let names = certificate_names(flags, advertise, super::node::nth(&flags.service_cidr, 1));
+    let advertise = flags
+        .advertise_address
+        .or_else(|| process::own_address(None, Some(&flags.cluster_cidr)))
+        .unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    let names = certificate_names(flags, advertise, node::nth(&flags.service_cidr, 1));
     let pki = Arc::new(Pki::load_or_create(&data.join("tls"), &names)?);
     let config = server::Config {
         advertise_address: advertise,
         port,
         issuer: format!("https://kubernetes.default.svc.{}", flags.cluster_domain),
+        cluster_cidr: flags.cluster_cidr,
         service_cidr: flags.service_cidr,
         cluster_domain: flags.cluster_domain.clone(),
         node_ports: flags.service_node_port_range,
+        join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
     };
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;
@@ -179,31 +165,21 @@ async fn serve(flags: &Flags) -> Result<()> {
     let url = format!("https://{}", SocketAddr::new(local, port));
     write_kubeconfig(flags, &url, &pki)?;
     start_controllers(flags, &api, &pki, &tasks, &cancel);
+    let mut kubelet = None;
     if !flags.disable_agent {
-        let cluster = super::node::Cluster {
-            cluster_cidr: flags.cluster_cidr,
-            service_cidr: flags.service_cidr,
-            domain: flags.cluster_domain.clone(),
-        };
-        let node = super::node::Node::new(&flags.agent, &flags.data_dir, &cluster, advertise)?;
-        let own = User::authenticated(&format!("system:node:{}", node.name()), &["system:nodes"]);
-        let names = [node.name().to_owned(), node.ip().to_string()];
-        let leaf = pki.server_ca.issue(&format!("system:node:{}", node.name()), None, Usage::Server, &names)?;
-        let tls = server::pki::listener_config(&pki.client_ca, server::pki::Current::new(leaf.certified()?))?;
-        node.start(api.client(own), tls, server::pki::KUBELET_CLIENT, &tasks, &cancel);
+        kubelet = Some(start_agent(flags, &api, &pki, advertise, &tasks, &cancel)?);
     }
-    tasks.spawn(renewal(flags.write_kubeconfig.clone(), url.clone(), pki.clone(), cancel.clone()));
+    let renewed = Renewed { kubeconfig: flags.write_kubeconfig.clone(), url: url.clone(), pki: pki.clone(), kubelet };
+    tasks.spawn(renewal(renewed, cancel.clone()));
     tracing::info!(url, advertise = %advertise, milliseconds = started.elapsed().as_millis() as u64, "the API is ready");
     if fresh {
-        eprintln!("Ready. Try:\n\n    kubectl --kubeconfig {} get nodes\n", flags.write_kubeconfig.display());
+        let config = flags.write_kubeconfig.display();
+        eprintln!(
+            "Ready. Try:\n\n    kubectl --kubeconfig {config} get nodes\n\nand for the line that joins another machine:\n\n    sampan token create --print-join-command --kubeconfig {config}\n"
+        );
     }
-    end_of_process(&cancel).await?;
-    tracing::info!("shutting down");
-    cancel.cancel();
-    tasks.close();
-    if tokio::time::timeout(SHUTDOWN, tasks.wait()).await.is_err() {
-        tracing::warn!("some tasks did not end in time");
-    }
+    process::ended(&cancel).await?;
+    process::shut_down(&tasks, &cancel).await;
     store.close().await.context("the store could not be closed")?;
     Ok(())
 }
@@ -213,19 +189,69 @@ fn write_kubeconfig(flags: &Flags, url: &str, pki: &Pki) -> Result<()> {
     kubeconfig::write(&flags.write_kubeconfig, url, &pki.server_ca, "default", &leaf)
 }
 
-/// Renews the server's own leaves and the administrator's at two thirds of their lives.
-async fn renewal(path: PathBuf, url: String, pki: Arc<Pki>, cancel: CancellationToken) {
-    let mut wait = Pki::renew_after();
-    loop {
-        if cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
-            return;
+/// The serving certificate of this process's own kubelet.
+struct KubeletLeaf {
+    node: String,
+    names: [String; 2],
+    current: Arc<Current>,
+}
+
+impl KubeletLeaf {
+    fn issue(pki: &Pki, node: &str, names: &[String]) -> Result<Arc<rustls::sign::CertifiedKey>> {
+        let leaf = pki.kubelet_ca.issue(&format!("system:node:{node}"), Some("system:nodes"), Usage::Server, names)?;
+        Ok(leaf.certified()?)
+    }
+}
+
+/// Runs workloads on this machine; gives the kubelet's certificate, which must be renewed.
+fn start_agent(
+    flags: &Flags,
+    api: &Arc<server::Server>,
+    pki: &Pki,
+    advertise: IpAddr,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) -> Result<KubeletLeaf> {
+    let cluster = node::Cluster {
+        cluster_cidr: flags.cluster_cidr,
+        service_cidr: flags.service_cidr,
+        domain: flags.cluster_domain.clone(),
+    };
+    let machine = node::Machine::new(&flags.agent, Some(advertise))?;
+    let node = node::Node::new(&flags.agent, &flags.data_dir, &cluster, machine);
+    let own = User::authenticated(&format!("system:node:{}", node.name()), &["system:nodes"]);
+    let names = [node.name().to_owned(), node.ip().to_string()];
+    let current = Current::new(KubeletLeaf::issue(pki, node.name(), &names)?);
+    let leaf = KubeletLeaf { node: node.name().to_owned(), names, current: current.clone() };
+    let tls = tls::listener_config(pki.client_ca.roots()?, current)?;
+    node.start(api.client(own), tls, server::pki::KUBELET_CLIENT, tasks, cancel);
+    Ok(leaf)
+}
+
+/// What is renewed at two thirds of its life.
+struct Renewed {
+    kubeconfig: PathBuf,
+    url: String,
+    pki: Arc<Pki>,
+    kubelet: Option<KubeletLeaf>,
+}
+
+impl Renewed {
+    fn renew(&self) -> Result<()> {
+        self.pki.renew()?;
+        if let Some(k) = &self.kubelet {
+            k.current.set(KubeletLeaf::issue(&self.pki, &k.node, &k.names)?);
         }
-        let renew = || -> Result<()> {
-            pki.renew()?;
-            let leaf = pki.client_ca.issue("system:admin", Some("system:masters"), Usage::Client, &[])?;
-            kubeconfig::write(&path, &url, &pki.server_ca, "default", &leaf)
-        };
-        wait = match renew() {
+        let leaf = self.pki.client_ca.issue("system:admin", Some("system:masters"), Usage::Client, &[])?;
+        kubeconfig::write(&self.kubeconfig, &self.url, &self.pki.server_ca, "default", &leaf)
+    }
+}
+
+/// Renews the leaves that this process made for itself, until cancelled.
+async fn renewal(renewed: Renewed, cancel: CancellationToken) {
+    let mut wait = Pki::renew_after();
+    while cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+        wait = match renewed.renew() {
             Ok(()) => Pki::renew_after(),
             Err(e) => {
                 tracing::error!(error = format!("{e:#}"), "certificates could not be renewed; trying again in an hour");
@@ -263,15 +289,4 @@ fn start_controllers(
     controllers::start(&context);
     let scheduler = api.client(User::authenticated("system:kube-scheduler", &[]));
     scheduler::start(scheduler, &informers, tasks, cancel);
-}
-
-/// Returns when somebody asks the process to end, or an essential task has.
-async fn end_of_process(cancel: &CancellationToken) -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        r = tokio::signal::ctrl_c() => r.context("cannot listen for SIGINT"),
-        () = cancel.cancelled() => bail!("an essential part of the server has failed; see the log"),
-    }
 }

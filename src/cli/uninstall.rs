@@ -37,6 +37,11 @@ pub fn run(flags: &Flags) -> Result<()> {
     }
     let logs = pod_logs(&flags.data_dir);
     let paths = agent::Paths::new(&flags.data_dir, &flags.run_dir, &logs);
+    if paths.data().exists()
+        && let Err(e @ agent::Error::Locked(_)) = agent::lock(&paths)
+    {
+        bail!("{e}");
+    }
     let mut targets: Vec<&Path> = vec![&flags.data_dir, &flags.run_dir, &flags.write_kubeconfig];
     if paths.data().exists() {
         targets.push(&logs);

@@ -100,6 +100,12 @@ impl<T> Kind for T where
 {
 }
 
+/// Encodes a query value.
+pub fn percent_encode(s: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    s.bytes().map(|b| if plain(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
 /// How a patch is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchKind {

@@ -1,7 +1,9 @@
 //! How everyone but the API server itself talks to the API.
 //!
-//! * [`api`] – the [`Api`] trait (implemented in process by `server`),
+//! * [`api`] – the [`Api`] trait (implemented in process by `server`, over TLS by [`https`]),
 //!   and [`Client`], the typed convenience over it.
+//! * [`tls`] – certificates that are replaced in use, and whom to trust.  [`join`] – how a machine
+//!   becomes a node.
 //! * [`informer`] – list + watch with an indexed cache, shared between its users.
 //! * [`workqueue`] – de-duplicating, rate-limited queue of keys.
 //! * [`events`] – records Events.
@@ -12,10 +14,14 @@
 
 pub mod api;
 pub mod events;
+pub mod https;
 pub mod informer;
+pub mod join;
+pub mod tls;
 pub mod workqueue;
 
 pub use api::{Api, Call, Client, Event, Gvr, Kind, List, ListParams, PatchKind, Verb, Watch};
 pub use events::EventRecorder;
+pub use https::Https;
 pub use informer::{Informer, Informers};
 pub use workqueue::WorkQueue;

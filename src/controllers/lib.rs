@@ -23,6 +23,7 @@ pub mod root_ca;
 pub mod runtime;
 pub mod service_account;
 pub mod taint_eviction;
+pub mod token_cleaner;
 
 pub use runtime::{Config, Context};
 
@@ -42,5 +43,6 @@ pub fn start(context: &Context) {
     node_lifecycle::start(context);
     taint_eviction::start(context);
     pod_gc::start(context);
+    token_cleaner::start(context);
     garbage_collector::start(context);
 }

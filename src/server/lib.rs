@@ -3,7 +3,7 @@
 //! * [`storage`], [`watch_cache`], [`registry`] – objects over the store, in memory, and the one pipeline.
 //! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
-//! * [`pki`] – certificate authorities, leaves, service account keys, join tokens.
+//! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
 //! * [`serving`] – the TLS listener.  [`bootstrap`] – the objects every cluster starts with.
 //!
@@ -17,6 +17,7 @@ pub mod authz;
 pub mod bootstrap;
 pub mod discovery;
 pub mod http;
+pub mod join;
 pub mod local;
 pub mod paths;
 pub mod pki;
@@ -55,12 +56,16 @@ pub struct Config {
     pub port: u16,
     /// `https://kubernetes.default.svc.cluster.local`, the issuer of service account tokens.
     pub issuer: String,
+    /// The range of pod addresses.
+    pub cluster_cidr: ipnet::IpNet,
     /// The range of service addresses.
     pub service_cidr: ipnet::IpNet,
     /// `cluster.local`
     pub cluster_domain: String,
     /// Node ports, first and last.
     pub node_ports: (u16, u16),
+    /// What machines may join with.
+    pub join_secrets: authn::join_tokens::JoinSecrets,
 }
 
 /// The API server, without its sockets.

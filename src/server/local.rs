@@ -7,7 +7,7 @@ use api::codec::Decoded;
 use api::{Object, Status};
 use async_trait::async_trait;
 use bytes::Bytes;
-use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch};
+use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch, percent_encode};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
@@ -115,12 +115,6 @@ impl Local {
         Err(serde_json::from_slice::<Status>(&bytes)
             .unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
     }
-}
-
-/// Encodes a query value.
-pub(crate) fn percent_encode(s: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    s.bytes().map(|b| if plain(b) { (b as char).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 #[async_trait]

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use api::Status;
+use client::join::JOIN_PATH;
 use http::Method;
 use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH};
 use serde_json::{Value, json};
 use sha2::Digest;
 
 use crate::http::respond::{self, Reply};
-use crate::http::{Call, RequestBody};
+use crate::http::{Call, RequestBody, read_body};
 use crate::{Server, discovery};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -27,8 +28,12 @@ impl Server {
     ///
     /// # Errors
     /// 404, 405.
-    pub async fn serve_path(self: &Arc<Self>, call: Call, _body: RequestBody) -> Result<Reply, Status> {
+    pub async fn serve_path(self: &Arc<Self>, call: Call, body: RequestBody) -> Result<Reply, Status> {
         let path = call.info.path.trim_end_matches('/').to_owned();
+        if path == JOIN_PATH && call.parts.method == Method::POST {
+            let answer = self.join(&call.user, &read_body(body).await?).await?;
+            return Ok(respond::json(200, &serde_json::to_value(answer).map_err(Status::internal)?));
+        }
         if !matches!(call.parts.method, Method::GET | Method::HEAD) {
             return Err(Status::method_not_allowed());
         }
@@ -43,6 +48,9 @@ impl Server {
             ["api", version] => json_or_404(discovery::resource_list(&resources, "", version)),
             ["apis", group] => json_or_404(discovery::group(&resources, group)),
             ["apis", group, version] => json_or_404(discovery::resource_list(&resources, group, version)),
+            ["cacerts"] => {
+                Ok(respond::bytes(200, "application/x-pem-file", self.pki().server_ca.certificate_pem.clone()))
+            }
             ["version"] => Ok(respond::json(200, &version())),
             ["healthz" | "livez" | "readyz", rest @ ..] => Ok(self.health(parts[0], rest, &call)),
             ["metrics"] => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics_text())),

@@ -1,23 +1,24 @@
-//! Certificate authorities, the server's own leaves, service account keys and join tokens.
+//! Certificate authorities, the server's own leaves and the service account key.
 //!
-//! Files under `<data>/server/tls`, private keys with mode 0600:
-//! `server-ca`, `client-ca`, `request-header-ca` (each `.crt` and `.key`), `service.key`.
+//! Files under `<data>/server/tls`, private keys with mode 0600: `server-ca`, `client-ca`,
+//! `kubelet-ca`, `request-header-ca` (each `.crt` and `.key`), `service.key`. Kubelets have an
+//! authority of their own, so that no node can pass for an API server.
 //! Leaves live in memory: they are made at every start and renewed by a restart of nothing –
 //! the TLS configuration reads them through a resolver that [`Pki::renew`] feeds.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
+
+use client::tls::{self, Current, Trust};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
 use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use rustls::sign::CertifiedKey;
-use sha2::Digest;
 
 /// How long a leaf lives.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -55,6 +56,9 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// TLS cannot be set up with them.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
 }
 
 /// A certificate authority.
@@ -101,7 +105,7 @@ fn not_before_after(lifetime: Duration) -> (rcgen_time::OffsetDateTime, rcgen_ti
 
 use time as rcgen_time;
 
-fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let failed = |source| Error::File { action: "write", path: path.to_owned(), source };
@@ -117,7 +121,7 @@ fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     std::fs::rename(&temporary, path).map_err(failed)
 }
 
-fn read(path: &Path) -> Result<Option<String>, Error> {
+pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
     match std::fs::read_to_string(path) {
         Ok(s) => Ok(Some(s)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -233,12 +237,7 @@ impl Authority {
     /// # Errors
     /// When the certificate does not parse.
     pub fn roots(&self) -> Result<RootCertStore, Error> {
-        let bad = |what: String| Error::Bad { path: "the CA certificate".into(), what };
-        let mut roots = RootCertStore::empty();
-        for c in CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()) {
-            roots.add(c.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
-        }
-        Ok(roots)
+        Ok(tls::roots(&self.certificate_pem)?)
     }
 }
 
@@ -248,45 +247,7 @@ impl Leaf {
     /// # Errors
     /// When they do not parse or do not belong together.
     pub fn certified(&self) -> Result<Arc<CertifiedKey>, Error> {
-        let bad = |what: String| Error::Bad { path: "a leaf certificate".into(), what };
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect();
-        let chain = chain.map_err(|e| bad(e.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|e| bad(e.to_string()))?;
-        let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|e| bad(e.to_string()))?;
-        Ok(Arc::new(CertifiedKey::new(chain, key)))
-    }
-}
-
-/// A certificate that can be replaced while connections are served.
-#[derive(Debug)]
-pub struct Current(RwLock<Arc<CertifiedKey>>);
-
-impl Current {
-    /// Starts with a leaf.
-    pub fn new(key: Arc<CertifiedKey>) -> Arc<Current> {
-        Arc::new(Current(RwLock::new(key)))
-    }
-    /// Replaces it; connections from now on see the new one.
-    pub fn set(&self, key: Arc<CertifiedKey>) {
-        *self.0.write().unwrap_or_else(|e| e.into_inner()) = key;
-    }
-    fn get(&self) -> Arc<CertifiedKey> {
-        self.0.read().unwrap_or_else(|e| e.into_inner()).clone()
-    }
-}
-
-impl rustls::server::ResolvesServerCert for Current {
-    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.get())
-    }
-}
-
-impl rustls::client::ResolvesClientCert for Current {
-    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(self.get())
-    }
-    fn has_certs(&self) -> bool {
-        true
+        Ok(tls::certified(&self.certificate_pem, &self.key_pem)?)
     }
 }
 
@@ -294,8 +255,10 @@ impl rustls::client::ResolvesClientCert for Current {
 #[derive(Debug)]
 pub struct Pki {
     directory: PathBuf,
-    /// Signs the API server's and the kubelets' serving certificates.
+    /// Signs the API servers' certificates.
     pub server_ca: Authority,
+    /// Signs the kubelets' serving certificates.
+    pub kubelet_ca: Authority,
     /// Signs client certificates.
     pub client_ca: Authority,
     /// Signs the front proxy's client certificate.
@@ -325,6 +288,7 @@ impl Pki {
             source,
         })?;
         let server_ca = Authority::load_or_create(directory, "server-ca")?;
+        let kubelet_ca = Authority::load_or_create(directory, "kubelet-ca")?;
         let client_ca = Authority::load_or_create(directory, "client-ca")?;
         let request_header_ca = Authority::load_or_create(directory, "request-header-ca")?;
         let path = directory.join("service.key");
@@ -341,29 +305,20 @@ impl Pki {
         let serving = Current::new(server_ca.issue("kube-apiserver", None, Usage::Server, names)?.certified()?);
         let kubelet_client =
             Current::new(client_ca.issue(KUBELET_CLIENT, Some("system:masters"), Usage::Client, &[])?.certified()?);
-        let mut kubelet_tls = rustls::ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|e| Error::Issue { subject: "TLS".into(), what: e.to_string() })?
-            .with_root_certificates(server_ca.roots()?)
-            .with_client_cert_resolver(kubelet_client.clone());
-        kubelet_tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let mut insecure = rustls::ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|e| Error::Issue { subject: "TLS".into(), what: e.to_string() })?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Unverified(provider())))
-            .with_no_client_auth();
-        insecure.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let http1 = ["http/1.1"];
+        let kubelet_tls = tls::client_config(Trust::Roots(kubelet_ca.roots()?), Some(kubelet_client.clone()), &http1)?;
+        let insecure_tls = tls::client_config(Trust::Anyone, None, &http1)?;
         Ok(Pki {
             directory: directory.to_owned(),
             server_ca,
+            kubelet_ca,
             client_ca,
             request_header_ca,
             service_key_pem,
             serving,
             kubelet_client,
-            kubelet_tls: Arc::new(kubelet_tls),
-            insecure_tls: Arc::new(insecure),
+            kubelet_tls,
+            insecure_tls,
             names: names.to_vec(),
         })
     }
@@ -389,7 +344,7 @@ impl Pki {
     /// # Errors
     /// When the client CA cannot verify anything.
     pub fn server_config(&self) -> Result<Arc<rustls::ServerConfig>, Error> {
-        listener_config(&self.client_ca, self.serving.clone())
+        Ok(tls::listener_config(self.client_ca.roots()?, self.serving.clone())?)
     }
 
     /// TLS towards kubelets.
@@ -403,87 +358,15 @@ impl Pki {
     }
 
     /// SHA-256 of the server CA's certificate, hexadecimal: what a join token pins.
-    pub fn ca_hash(&self) -> String {
-        ca_hash(&self.server_ca.certificate_pem)
+    ///
+    /// # Errors
+    /// When there is no certificate in the file.
+    pub fn ca_hash(&self) -> Result<String, Error> {
+        Ok(client::join::ca_hash(&self.server_ca.certificate_pem)?)
     }
 
     /// The time at which the leaves should be renewed, from when they were made.
     pub fn renew_after() -> Duration {
         LEAF_LIFETIME * 2 / 3
     }
-}
-
-/// TLS for a listener that verifies client certificates of one authority when they are shown.
-///
-/// # Errors
-/// When the authority cannot verify anything.
-pub fn listener_config(clients: &Authority, serving: Arc<Current>) -> Result<Arc<rustls::ServerConfig>, Error> {
-    let bad = |what: String| Error::Issue { subject: "the listener".into(), what };
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(clients.roots()?), provider())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| bad(e.to_string()))?;
-    let mut config = rustls::ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| bad(e.to_string()))?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(serving);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
-/// SHA-256 of the first certificate in a PEM, hexadecimal.
-pub fn ca_hash(pem: &str) -> String {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map(|c| c.to_vec()).unwrap_or_default();
-    sha2::Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// Accepts any certificate: `https:` proxy targets are pods and services whose certificates
-/// nobody vouches for, as upstream treats them.
-#[derive(Debug)]
-struct Unverified(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &rustls::pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// A PKCS#8 key from PEM, for those who sign with it directly.
-///
-/// # Errors
-/// When it is not PKCS#8 PEM.
-pub fn pkcs8(pem: &str) -> Result<PrivatePkcs8KeyDer<'static>, Error> {
-    PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
-        .map_err(|e| Error::Bad { path: "service.key".into(), what: e.to_string() })
 }

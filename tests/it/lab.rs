@@ -113,6 +113,11 @@ impl Cluster {
         }
     }
 
+    /// `https://host:port` of the API.
+    pub fn url(&self) -> String {
+        self.kubectl(&["config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"])
+    }
+
     pub fn kubeconfig(&self) -> PathBuf {
         self.directory.join("kubeconfig.yaml")
     }

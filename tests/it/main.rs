@@ -6,6 +6,9 @@
 
 mod api;
 mod durability;
+mod hosts;
+mod image;
+mod join;
 mod lab;
 mod node;
 mod tidy;

@@ -25,43 +25,6 @@ spec:
     volumeMounts: [{name: page, mountPath: /page}]
 "#;
 
-/// A docker archive with one layer that holds busybox.
-fn image(path: &std::path::Path) {
-    let dir = path.with_extension("dir");
-    let run = |c: &mut Command| assert!(c.status().unwrap().success(), "{c:?}");
-    std::fs::create_dir_all(dir.join("root/bin")).unwrap();
-    std::fs::copy("/bin/busybox", dir.join("root/bin/busybox")).unwrap();
-    run(Command::new("tar").args([
-        "-C",
-        &dir.join("root").display().to_string(),
-        "-cf",
-        &dir.join("layer.tar").display().to_string(),
-        "bin",
-    ]));
-    let sum = Command::new("sha256sum").arg(dir.join("layer.tar")).output().unwrap().stdout;
-    let digest = String::from_utf8(sum).unwrap().split_whitespace().next().unwrap().to_owned();
-    let config = format!(
-        r#"{{"architecture":"{}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}}}}"#,
-        if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
-    );
-    std::fs::write(dir.join("config.json"), config).unwrap();
-    std::fs::write(
-        dir.join("manifest.json"),
-        r#"[{"Config":"config.json","RepoTags":["docker.io/library/sampan-test:1"],"Layers":["layer.tar"]}]"#,
-    )
-    .unwrap();
-    run(Command::new("tar").args([
-        "-C",
-        &dir.display().to_string(),
-        "-cf",
-        &path.display().to_string(),
-        "manifest.json",
-        "config.json",
-        "layer.tar",
-    ]));
-    std::fs::remove_dir_all(dir).unwrap();
-}
-
 #[test]
 fn a_pod_runs_logs_executes_survives_the_server_and_ends() {
     if !nix::unistd::geteuid().is_root() {
@@ -83,7 +46,7 @@ fn a_pod_runs_logs_executes_survives_the_server_and_ends() {
     ]);
     let images = c.directory().join("data/agent/images");
     std::fs::create_dir_all(&images).unwrap();
-    image(&images.join("test.tar"));
+    crate::image::write(&images.join("test.tar"));
     eventually("the node registers", || c.field(&["node", "it"], ".metadata.name") == "it");
     eventually("the image is there", || c.log().contains("image imported"));
     c.apply(POD);

@@ -27,6 +27,8 @@ enum Hierarchy {
 #[derive(Clone, Debug)]
 pub struct Cgroups {
     hierarchy: Hierarchy,
+    /// The version 2 that hybrid machines mount beside version 1; runtimes make groups there, too.
+    unified: Option<PathBuf>,
     /// `/kubepods` below the parent, with a leading slash.
     root: String,
 }
@@ -66,12 +68,11 @@ impl Cgroups {
                 _ => {}
             }
         }
-        let hierarchy = match v2 {
-            // Hybrid machines mount an empty version 2 beside version 1.
-            Some(point) if v1.is_empty() => Hierarchy::V2(point),
-            _ => Hierarchy::V1(v1),
+        let (hierarchy, unified) = match v2 {
+            Some(point) if v1.is_empty() => (Hierarchy::V2(point), None),
+            other => (Hierarchy::V1(v1), other),
         };
-        Cgroups { hierarchy, root: format!("/{}/kubepods", parent.trim_matches('/')).replace("//", "/") }
+        Cgroups { hierarchy, unified, root: format!("/{}/kubepods", parent.trim_matches('/')).replace("//", "/") }
     }
 
     /// Whether this is version 2.
@@ -81,7 +82,10 @@ impl Cgroups {
 
     fn mounts(&self) -> Vec<(&str, &Path)> {
         match &self.hierarchy {
-            Hierarchy::V1(all) => all.iter().map(|(n, p)| (n.as_str(), p.as_path())).collect(),
+            Hierarchy::V1(all) => {
+                let unified = self.unified.iter().map(|p| ("", p.as_path()));
+                all.iter().map(|(n, p)| (n.as_str(), p.as_path())).chain(unified).collect()
+            }
             Hierarchy::V2(p) => vec![("", p.as_path())],
         }
     }
@@ -276,9 +280,22 @@ impl Cgroups {
         }
     }
 
-    /// Removes the whole tree.
+    /// Processes in all pods' groups.
+    pub fn processes(&self) -> std::collections::BTreeSet<i32> {
+        let groups = self.mounts().into_iter().flat_map(|(_, mount)| Self::tree(&self.folder(mount, &self.root)));
+        let texts = groups.filter_map(|dir| std::fs::read_to_string(dir.join("cgroup.procs")).ok());
+        texts.flat_map(|t| t.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+    }
+
+    /// Removes the whole tree, and the groups above it that nobody else uses.
     pub async fn remove_all(&self) {
-        self.remove_group(&self.root.clone()).await;
+        self.remove_group(&self.root).await;
+        for (_, mount) in self.mounts() {
+            let folder = self.folder(mount, &self.root);
+            let above = folder.ancestors().skip(1).take_while(|d| *d != mount);
+            // The kernel keeps a group that still has something in it.
+            let _: Vec<_> = above.map(std::fs::remove_dir).take_while(Result::is_ok).collect();
+        }
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::k8s::core::v1::{Container, HTTPGetAction};
+use client::tls::{self, Trust};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 
 use super::spec::port;
@@ -16,57 +16,11 @@ use super::spec::port;
 /// Bytes of an answer that are read.
 const BODY_MAX: usize = 10 << 10;
 
-#[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn tls() -> tokio_rustls::TlsConnector {
-    static CONFIG: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider.clone());
-        // The ring provider supports both default versions.
-        let builder = match builder.with_safe_default_protocol_versions() {
-            Ok(b) => b,
-            Err(e) => unreachable!("{e}"),
-        };
-        Arc::new(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth())
-    });
-    tokio_rustls::TlsConnector::from(config.clone())
+fn tls() -> Result<tokio_rustls::TlsConnector, String> {
+    static CONFIG: OnceLock<Result<Arc<rustls::ClientConfig>, String>> = OnceLock::new();
+    let config =
+        CONFIG.get_or_init(|| tls::client_config(Trust::Anyone, None, &["http/1.1"]).map_err(|e| e.to_string()));
+    config.clone().map(tokio_rustls::TlsConnector::from)
 }
 
 /// Does an `httpGet`; gives the status code and the beginning of the body.
@@ -102,7 +56,7 @@ pub async fn get(
         let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| e.to_string())?;
         if scheme == "https" {
             let name = ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
-            let stream = tls().connect(name, stream).await.map_err(|e| e.to_string())?;
+            let stream = tls()?.connect(name, stream).await.map_err(|e| e.to_string())?;
             talk(TokioIo::new(stream), request).await
         } else {
             talk(TokioIo::new(stream), request).await

@@ -24,6 +24,7 @@ pub trait Authenticator: Send + Sync {
     async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, Status>;
 }
 
+pub mod join_tokens;
 pub mod tokens;
 pub mod x509;
 
@@ -31,5 +32,9 @@ use std::sync::Arc;
 
 /// The authenticators in order.
 pub fn authenticators(server: &Arc<crate::Server>) -> Vec<Arc<dyn Authenticator>> {
-    vec![Arc::new(x509::ClientCertificate), Arc::new(tokens::Bearer(Arc::downgrade(server)))]
+    vec![
+        Arc::new(x509::ClientCertificate),
+        Arc::new(join_tokens::JoinTokens(Arc::downgrade(server))),
+        Arc::new(tokens::Bearer(Arc::downgrade(server))),
+    ]
 }

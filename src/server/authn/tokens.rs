@@ -253,7 +253,7 @@ impl Tokens {
 }
 
 /// The bearer token of a request; WebSocket clients may send it as a sub-protocol.
-fn bearer(parts: &http::request::Parts) -> Option<String> {
+pub(super) fn bearer(parts: &http::request::Parts) -> Option<String> {
     let value = parts.headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim().to_owned())

@@ -179,7 +179,7 @@ async fn container_target(server: &Arc<Server>, call: &Call) -> Result<Target, S
     let mut path = format!("/{root}/{}/{}/{container}", i.namespace, i.name);
     for (n, (name, value)) in kubelet_query(call).into_iter().enumerate() {
         path.push(if n == 0 { '?' } else { '&' });
-        path += &format!("{name}={}", crate::local::percent_encode(&value));
+        path += &format!("{name}={}", client::api::percent_encode(&value));
     }
     Ok(Target { host, port, tls: true, path })
 }
