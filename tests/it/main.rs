@@ -9,6 +9,7 @@ mod durability;
 mod hosts;
 mod image;
 mod join;
+mod kubectl;
 mod lab;
 mod node;
 mod tidy;
