@@ -8,6 +8,7 @@ mod api;
 mod durability;
 mod hosts;
 mod image;
+mod install;
 mod join;
 mod kubectl;
 mod lab;
