@@ -343,6 +343,7 @@ fn extensions(all: &mut Vec<Entry>) {
         cluster("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
             .short(&["crd", "crds"])
             .category("api-extensions")
+            .conditional()
             .generation()
             .status(),
     );
