@@ -11,6 +11,7 @@ pub mod convert;
 pub mod custom;
 pub mod field;
 pub mod kinds;
+pub mod managed;
 pub mod metadata;
 pub mod names;
 pub mod node_labels;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod api;
+mod apply;
 mod corruption;
 mod custom_resources;
 mod durability;
