@@ -7,6 +7,7 @@ mod certificate;
 mod cluster;
 mod config;
 mod container;
+mod limits;
 mod node;
 mod pod;
 mod pod_spec;
@@ -57,7 +58,8 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("networking.k8s.io", "NetworkPolicy") => Arc::new(rows::Row(rows::network_policy)),
         ("networking.k8s.io", "IPAddress") => Arc::new(rows::Row(rows::ip_address)),
         ("networking.k8s.io", "ServiceCIDR") => Arc::new(rows::Row(rows::service_cidr)),
-        ("", "ResourceQuota") => Arc::new(rows::Row(rows::resource_quota)),
+        ("", "LimitRange") => Arc::new(limits::LimitRange),
+        ("", "ResourceQuota") => Arc::new(limits::ResourceQuota),
         ("", "PersistentVolume") => Arc::new(rows::Row(rows::persistent_volume)),
         ("", "PersistentVolumeClaim") => Arc::new(rows::Row(rows::persistent_volume_claim)),
         ("storage.k8s.io", "StorageClass") => Arc::new(rows::Row(rows::storage_class)),
