@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use api::k8s::core::v1::ResourceQuota;
 use api::pod_resources::{self as resources, Amounts};
+use api::quantity::{Format, Quantity};
 use api::quota::Counted;
 use api::{Object, Status};
 use async_trait::async_trait;
@@ -94,8 +95,8 @@ impl QuotaController {
     /// What counts for the names of a quota.
     fn used(&self, quota: &Object, spec: &Value, now: Timestamp) -> Amounts {
         let hard = resources::amounts(&spec["hard"]);
-        let zero = |name: &String, q: &api::quantity::Quantity| (name.clone(), *q - *q);
-        let mut used: Amounts = hard.iter().map(|(name, q)| zero(name, q)).collect();
+        let zero = Quantity::from_int(0, Format::DecimalSI);
+        let mut used: Amounts = hard.keys().map(|name| (name.clone(), zero)).collect();
         for ((group, plural), informer) in &self.counted {
             let counted = Counted { group, plural };
             if !hard.keys().any(|n| counted.counts_for(n)) {

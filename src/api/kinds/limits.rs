@@ -124,8 +124,8 @@ const SCOPES: [&str; 7] = [
     "VolumeAttributesClass",
 ];
 
-/// Names without a domain that a quota may count.
-const COUNTED: [&str; 20] = [
+/// Amounts that a quota may count.
+const AMOUNTS: [&str; 11] = [
     "cpu",
     "memory",
     "ephemeral-storage",
@@ -136,19 +136,10 @@ const COUNTED: [&str; 20] = [
     "limits.cpu",
     "limits.memory",
     "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "persistentvolumeclaims",
-    "configmaps",
-    "services.nodeports",
-    "services.loadbalancers",
     "storage",
 ];
-/// Those of them that are numbers of objects.
-const WHOLE: [&str; 9] = [
+/// Numbers of objects that a quota may count by a name without `count/`.
+const NUMBERS: [&str; 9] = [
     "pods",
     "resourcequotas",
     "services",
@@ -203,7 +194,8 @@ fn hard(amounts: &Value, path: &str) -> ErrorList {
     for (name, value) in amounts.as_object().into_iter().flatten() {
         let field = format!("{path}[{name}]");
         let malformed = names::qualified_name_errors(name);
-        let known = name.contains('/') || COUNTED.contains(&name.as_str()) || is_huge(name);
+        let number = NUMBERS.contains(&name.as_str());
+        let known = number || AMOUNTS.contains(&name.as_str()) || name.contains('/') || is_huge(name);
         if malformed.is_empty() && !known {
             let detail = "must be a standard resource for quota";
             errors.push(FieldError::invalid(field.clone(), name.as_str(), detail));
@@ -214,7 +206,7 @@ fn hard(amounts: &Value, path: &str) -> ErrorList {
             let detail = "must be greater than or equal to 0";
             errors.push(FieldError::invalid(field.clone(), q.to_string(), detail));
         }
-        let whole = WHOLE.contains(&name.as_str()) || name.starts_with("count/") || is_extended(name);
+        let whole = number || name.starts_with("count/") || is_extended(name);
         if whole && q.milli_value() % 1000 != 0 {
             errors.push(FieldError::invalid(field, q.to_string(), "must be an integer"));
         }
