@@ -268,3 +268,26 @@ fn a_limit_range_fills_in_and_refuses() {
     let told = c.refused(&["create", "-f", "-"], &large);
     assert!(told.contains("maximum cpu usage per Container is 1, but limit is 2"), "{told}");
 }
+
+#[test]
+fn old_forms_and_timeouts_are_read_as_upstream_reads_them() {
+    let c = Cluster::start();
+    let told = c.refused(&["get", "--raw", "/api/v1/namespaces?timeout=invalid"], "");
+    assert!(told.contains("invalid timeout specified in the request URL"), "{told}");
+    assert!(c.kubectl(&["get", "--raw", "/api/v1/namespaces?timeout=5s"]).contains("NamespaceList"));
+}
+
+#[test]
+fn two_old_kinds_leave_their_dependents_alone_unless_told() {
+    let c = Cluster::start();
+    c.apply(
+        "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: rc}\nspec:\n  replicas: 1\n  \
+         template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}\n",
+    );
+    let owners =
+        || c.kubectl(&["get", "pods", "-l", "a=b", "-o", "jsonpath={.items[*].metadata.ownerReferences[*].name}"]);
+    eventually("the controller has its pod", || owners() == "rc");
+    c.kubectl(&["delete", "--raw", "/api/v1/namespaces/default/replicationcontrollers/rc"]);
+    eventually("the pod is nobody's", || owners().is_empty());
+    assert_eq!(c.kubectl(&["get", "pods", "-l", "a=b", "-o", "name"]).lines().count(), 1);
+}
