@@ -137,6 +137,10 @@ pub trait Strategy: Send + Sync {
     fn returns_deleted(&self) -> bool {
         false
     }
+    /// Whether a deletion that says nothing about dependents leaves them alone (two old kinds).
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
     /// Called when deletion is requested of an object that stays for now (namespaces: phase Terminating).
     fn begin_deletion(&self, _object: &mut Value) {}
     /// Whether something besides `metadata.finalizers` holds the deletion (namespaces: `spec.finalizers`).

@@ -26,6 +26,36 @@ pub fn age(now: Timestamp, ts: &str) -> String {
     }
 }
 
+/// Reads a duration as Go writes it, such as `1h30m` or `1.5s`, in seconds.
+pub fn go_duration(text: &str) -> Option<f64> {
+    let (sign, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (-1.0, rest),
+        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(0.0);
+    }
+    let mut total = (!rest.is_empty()).then_some(0.0)?;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        rest = &rest[end..];
+        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        total += number
+            * match &rest[..end] {
+                "ns" => 1e-9,
+                "us" | "µs" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+        rest = &rest[end..];
+    }
+    Some(sign * total)
+}
+
 /// Upstream's `duration.HumanDuration`, of whole seconds: at most three significant figures.
 pub fn human_duration(seconds: i64) -> String {
     if seconds < -1 {
@@ -86,6 +116,16 @@ mod tests {
         assert_eq!(rfc3339(t), "2026-01-02T03:04:05Z");
         assert_eq!(rfc3339_micro(t), "2026-01-02T03:04:05.678901Z");
         assert_eq!(parse("2026-01-02T05:04:05+02:00"), parse("2026-01-02T03:04:05Z"));
+    }
+
+    #[test]
+    fn durations_of_go_are_read() {
+        for (text, seconds) in [("0s", 0.0), ("0", 0.0), ("1h1m", 3660.0), ("1.5s", 1.5), ("-2ms", -0.002)] {
+            assert_eq!(go_duration(text), Some(seconds), "{text}");
+        }
+        for text in ["", "invalid", "5", "1x", "s", "1..2s"] {
+            assert_eq!(go_duration(text), None, "{text}");
+        }
     }
 
     #[test]

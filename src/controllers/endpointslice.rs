@@ -28,7 +28,7 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 const MAX_ENDPOINTS: usize = 100;
 /// Index of slices by the service they belong to.
 pub(crate) const BY_SERVICE: &str = "service";
-const BY_NAMESPACE: &str = "namespace";
+pub(crate) const BY_NAMESPACE: &str = "namespace";
 
 struct EndpointSliceController {
     client: Client,

@@ -21,6 +21,7 @@ pub mod node_lifecycle;
 pub mod pod_control;
 pub mod pod_gc;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod runtime;
 pub mod service_account;
@@ -43,6 +44,7 @@ pub fn start(context: &Context) {
     endpointslice_mirroring::start(context);
     disruption::start(context);
     stale_disruption::start(context);
+    resource_quota::start(context);
     namespace::start(context);
     service_account::start(context);
     root_ca::start(context);

@@ -1030,13 +1030,18 @@ fn marked_for_deletion(ctx: &WriteContext, resource: &Resource, options: &Delete
     let deleting = old["metadata"].get("deletionTimestamp").is_some();
 
     let mut holds = finalizers(old);
-    if let Some(policy) = &options.propagation {
-        holds.retain(|f| f != "orphan" && f != "foregroundDeletion");
-        match policy.as_str() {
-            "Orphan" => holds.push("orphan".to_owned()),
-            "Foreground" => holds.push("foregroundDeletion".to_owned()),
-            _ => {}
+    let marks = |f: &String| f == "orphan" || f == "foregroundDeletion";
+    match options.propagation.as_deref() {
+        Some(policy) => {
+            holds.retain(|f| !marks(f));
+            match policy {
+                "Orphan" => holds.push("orphan".to_owned()),
+                "Foreground" => holds.push("foregroundDeletion".to_owned()),
+                _ => {}
+            }
         }
+        None if strategy.orphans_by_default() && !holds.iter().any(marks) => holds.push("orphan".to_owned()),
+        None => {}
     }
     if holds.is_empty() {
         if let Some(m) = new["metadata"].as_object_mut() {

@@ -1,6 +1,6 @@
 //! The API as kubectl sees it: discovery, reading, writing, refusing.
 
-use crate::lab::Cluster;
+use crate::lab::{Cluster, eventually};
 
 #[test]
 fn kubectl_reads_discovery_explains_and_tables() {
@@ -228,4 +228,66 @@ fn a_pod_takes_over_what_its_runtime_class_says() {
     assert_eq!(c.field(&["pod", "a"], ".spec.nodeSelector.kind"), "small");
     let told = c.refused(&["create", "-f", "-"], &pod("b", "none"));
     assert!(told.contains(r#"pod rejected: RuntimeClass "none" not found"#), "{told}");
+}
+
+const LIMITED_POD: &str =
+    "apiVersion: v1\nkind: Pod\nmetadata: {generateName: p-}\nspec: {containers: [{name: c, image: i}]}\n";
+
+#[test]
+fn a_quota_is_charged_kept_and_given_back() {
+    let c = Cluster::start();
+    c.apply("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q}\nspec: {hard: {pods: 2, secrets: 5}}\n");
+    let used = |name: &str| c.field(&["quota", "q"], &format!(".status.used.{name}"));
+    eventually("the quota is counted", || used("pods") == "0");
+    let create = |manifest: &str| c.kubectl_with(&["create", "-f", "-"], manifest);
+    let results: Vec<_> = std::thread::scope(|s| {
+        let tries: Vec<_> = (0..4).map(|_| s.spawn(|| create(LIMITED_POD))).collect();
+        tries.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let refused: Vec<_> = results.iter().filter(|r| !r.status.success()).collect();
+    assert_eq!(refused.len(), 2, "two fit, however many come at once");
+    let told = String::from_utf8_lossy(&refused[0].stderr).into_owned();
+    assert!(told.contains("exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"), "{told}");
+    c.kubectl(&["delete", "pods", "--all", "--wait=false", "--grace-period=0", "--force"]);
+    eventually("the pods are given back", || used("pods") == "0");
+    assert!(create(LIMITED_POD).status.success());
+}
+
+#[test]
+fn a_limit_range_fills_in_and_refuses() {
+    let c = Cluster::start();
+    c.apply(
+        "apiVersion: v1\nkind: LimitRange\nmetadata: {name: l}\n\
+         spec: {limits: [{type: Container, max: {cpu: 1}, defaultRequest: {cpu: 100m}}]}\n",
+    );
+    assert_eq!(c.field(&["limits", "l"], ".spec.limits[0].default.cpu"), "1");
+    let made = c.kubectl_with(&["create", "-f", "-", "-o", "jsonpath={.spec.containers[0].resources}"], LIMITED_POD);
+    let made = String::from_utf8_lossy(&made.stdout).into_owned();
+    assert!(made.contains(r#""limits":{"cpu":"1"}"#) && made.contains(r#""requests":{"cpu":"100m"}"#), "{made}");
+    let large = LIMITED_POD.replace("image: i", "image: i, resources: {limits: {cpu: 2}}");
+    let told = c.refused(&["create", "-f", "-"], &large);
+    assert!(told.contains("maximum cpu usage per Container is 1, but limit is 2"), "{told}");
+}
+
+#[test]
+fn old_forms_and_timeouts_are_read_as_upstream_reads_them() {
+    let c = Cluster::start();
+    let told = c.refused(&["get", "--raw", "/api/v1/namespaces?timeout=invalid"], "");
+    assert!(told.contains("invalid timeout specified in the request URL"), "{told}");
+    assert!(c.kubectl(&["get", "--raw", "/api/v1/namespaces?timeout=5s"]).contains("NamespaceList"));
+}
+
+#[test]
+fn two_old_kinds_leave_their_dependents_alone_unless_told() {
+    let c = Cluster::start();
+    c.apply(
+        "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: rc}\nspec:\n  replicas: 1\n  \
+         template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}\n",
+    );
+    let owners =
+        || c.kubectl(&["get", "pods", "-l", "a=b", "-o", "jsonpath={.items[*].metadata.ownerReferences[*].name}"]);
+    eventually("the controller has its pod", || owners() == "rc");
+    c.kubectl(&["delete", "--raw", "/api/v1/namespaces/default/replicationcontrollers/rc"]);
+    eventually("the pod is nobody's", || owners().is_empty());
+    assert_eq!(c.kubectl(&["get", "pods", "-l", "a=b", "-o", "name"]).lines().count(), 1);
 }

@@ -51,6 +51,9 @@ fn validate_job(spec: &Value, path: &str, errors: &mut ErrorList) {
 pub(super) struct Job;
 
 impl Strategy for Job {
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
     fn field(&self, o: &Value, path: &str) -> Option<String> {
         // Upstream's name for the number of succeeded pods.
         if path == "status.successful" {

@@ -7,6 +7,8 @@ mod certificate;
 mod cluster;
 mod config;
 mod container;
+mod limits;
+mod networking;
 mod node;
 mod pod;
 mod pod_spec;
@@ -53,12 +55,13 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => Arc::new(rbac::Binding),
         ("certificates.k8s.io", "CertificateSigningRequest") => Arc::new(certificate::CertificateSigningRequest),
         ("autoscaling", "HorizontalPodAutoscaler") => Arc::new(rows::Row(rows::horizontal_pod_autoscaler)),
-        ("networking.k8s.io", "Ingress") => Arc::new(rows::Row(rows::ingress)),
+        ("networking.k8s.io", "Ingress") => Arc::new(networking::Ingress),
         ("networking.k8s.io", "IngressClass") => Arc::new(rows::Row(rows::ingress_class)),
-        ("networking.k8s.io", "NetworkPolicy") => Arc::new(rows::Row(rows::network_policy)),
+        ("networking.k8s.io", "NetworkPolicy") => Arc::new(networking::NetworkPolicy),
         ("networking.k8s.io", "IPAddress") => Arc::new(rows::Row(rows::ip_address)),
         ("networking.k8s.io", "ServiceCIDR") => Arc::new(rows::Row(rows::service_cidr)),
-        ("", "ResourceQuota") => Arc::new(rows::Row(rows::resource_quota)),
+        ("", "LimitRange") => Arc::new(limits::LimitRange),
+        ("", "ResourceQuota") => Arc::new(limits::ResourceQuota),
         ("", "PersistentVolume") => Arc::new(rows::Row(rows::persistent_volume)),
         ("", "PersistentVolumeClaim") => Arc::new(rows::Row(rows::persistent_volume_claim)),
         ("storage.k8s.io", "StorageClass") => Arc::new(rows::Row(rows::storage_class)),

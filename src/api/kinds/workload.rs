@@ -176,6 +176,9 @@ impl Strategy for ReplicaSet {
 pub(super) struct ReplicationController;
 
 impl Strategy for ReplicationController {
+    fn orphans_by_default(&self) -> bool {
+        true
+    }
     fn field(&self, o: &Value, path: &str) -> Option<String> {
         field_at(o, path).or_else(|| (path == "status.replicas").then(|| "0".to_owned()))
     }

@@ -171,18 +171,22 @@ impl Operation<'_> {
             }
             _ => json!(["*/*"]),
         };
-        json!({
+        let mut operation = json!({
             "operationId": self.id,
             "description": self.description,
             "tags": [tag],
             "schemes": ["https"],
             "consumes": consumes,
             "produces": produces,
-            "parameters": parameters,
             "responses": responses,
             "x-kubernetes-action": self.action,
             "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
-        })
+        });
+        // Upstream's parser does not give an empty list back.
+        if !parameters.is_empty() {
+            operation["parameters"] = parameters.into();
+        }
+        operation
     }
 }
 

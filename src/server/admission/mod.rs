@@ -81,10 +81,12 @@ pub trait Admission: Send + Sync {
 
 mod certificates;
 mod default_toleration_seconds;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod service_addresses;
@@ -99,13 +101,16 @@ pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle(weak.clone())),
         Arc::new(node_restriction::NodeRestriction(weak.clone())),
+        Arc::new(limit_ranger::LimitRanger(weak.clone())),
         Arc::new(service_account::ServiceAccount(weak.clone())),
         Arc::new(priority::Priority(weak.clone())),
         Arc::new(runtime_class::RuntimeClass(weak.clone())),
         Arc::new(certificates::Certificates(weak.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(rbac_escalation::RbacEscalation(weak.clone())),
-        Arc::new(service_addresses::ServiceAddresses::new(weak)),
+        Arc::new(service_addresses::ServiceAddresses::new(weak.clone())),
+        // The last: what is charged is stored, unless the store says no.
+        Arc::new(resource_quota::ResourceQuota(weak)),
     ]
 }
 

@@ -92,6 +92,12 @@ impl Server {
         if call.info.subresource == "proxy" || subresources::is_connect(&call.info.subresource) {
             return subresources::connect(self, call, &resource, body).await;
         }
+        if let Some(timeout) = call.query.get("timeout").filter(|_| call.info.verb != "watch")
+            && api::time::go_duration(timeout).is_none()
+        {
+            let why = format!("invalid timeout specified in the request URL - time: invalid duration {timeout:?}");
+            return Err(Status::bad_request(why));
+        }
         let body = read_body(body).await?;
         // A field selector on the name is for authorization only.
         if matches!(call.info.verb.as_str(), "list" | "watch" | "deletecollection") {

@@ -9,10 +9,10 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 pub enum Form {
     /// As they are.
     Object,
-    /// `meta.k8s.io/v1 Table`.
-    Table,
-    /// `meta.k8s.io/v1 PartialObjectMetadata[List]`.
-    Metadata,
+    /// `Table`, in this version of `meta.k8s.io`.
+    Table(&'static str),
+    /// `PartialObjectMetadata[List]`, in this version of `meta.k8s.io`.
+    Metadata(&'static str),
 }
 
 /// A representation of the response.
@@ -60,10 +60,16 @@ pub fn accepted(headers: &HeaderMap) -> Result<Accepted, Status> {
                 _ => {}
             }
         }
-        let form = match (kind, group, version) {
-            ("", _, _) => Form::Object,
-            ("Table", "meta.k8s.io", "v1") => Form::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Form::Metadata,
+        let api_version = match (group, version) {
+            ("meta.k8s.io", "v1") => "meta.k8s.io/v1",
+            ("meta.k8s.io", "v1beta1") => "meta.k8s.io/v1beta1",
+            _ if kind.is_empty() => "",
+            _ => continue,
+        };
+        let form = match kind {
+            "" => Form::Object,
+            "Table" => Form::Table(api_version),
+            "PartialObjectMetadata" | "PartialObjectMetadataList" => Form::Metadata(api_version),
             _ => continue,
         };
         match media {
@@ -106,7 +112,9 @@ mod tests {
     #[test]
     fn kubectl_get_wants_a_table_and_client_go_falls_back_from_protobuf() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(form(kubectl).unwrap().form, Form::Table);
+        assert_eq!(form(kubectl).unwrap().form, Form::Table("meta.k8s.io/v1"));
+        let old = "application/json;as=PartialObjectMetadata;v=v1beta1;g=meta.k8s.io";
+        assert_eq!(form(old).unwrap().form, Form::Metadata("meta.k8s.io/v1beta1"));
         let client_go = "application/vnd.kubernetes.protobuf,application/json";
         assert_eq!(form(client_go).unwrap(), Accepted { form: Form::Object, yaml: false });
         assert_eq!(form("text/html").unwrap_err().code, 406);

@@ -90,8 +90,8 @@ impl IncludeObject {
 }
 
 /// `PartialObjectMetadata` of an object.
-pub fn partial_metadata(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
+pub fn partial_metadata(object: &Value, api_version: &str) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": object["metadata"]})
 }
 
 /// A Table of objects. The column definitions are left out of all but a watch's first event.
@@ -101,6 +101,7 @@ pub fn table(
     include: IncludeObject,
     columns: bool,
     list_meta: Value,
+    api_version: &str,
 ) -> Value {
     let now = jiff::Timestamp::now();
     let definitions: Vec<Value> = resource
@@ -117,7 +118,7 @@ pub fn table(
             let mut row = json!({"cells": resource.strategy.cells(&value, now)});
             match include {
                 IncludeObject::None => {}
-                IncludeObject::Metadata => row["object"] = partial_metadata(&value),
+                IncludeObject::Metadata => row["object"] = partial_metadata(&value, api_version),
                 IncludeObject::Object => row["object"] = crate::registry::served(resource, &value).into_owned(),
             }
             row
@@ -125,7 +126,7 @@ pub fn table(
         .collect();
     json!({
         "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
+        "apiVersion": api_version,
         "metadata": list_meta,
         "columnDefinitions": if columns { Value::Array(definitions) } else { Value::Null },
         "rows": rows,
@@ -144,10 +145,10 @@ pub fn served_bytes(resource: &Resource, o: &Object) -> Bytes {
 pub fn object(code: u16, accepted: Accepted, resource: &Resource, o: &Arc<Object>, include: IncludeObject) -> Reply {
     let body = match accepted.form {
         Form::Object => served_bytes(resource, o),
-        Form::Metadata => Bytes::from(partial_metadata(&o.to_value()).to_string()),
-        Form::Table => {
+        Form::Metadata(version) => Bytes::from(partial_metadata(&o.to_value(), version).to_string()),
+        Form::Table(version) => {
             let meta = json!({"resourceVersion": o.meta().resource_version});
-            Bytes::from(table(resource, std::slice::from_ref(o), include, true, meta).to_string())
+            Bytes::from(table(resource, std::slice::from_ref(o), include, true, meta, version).to_string())
         }
     };
     rendered(code, accepted, body)
@@ -169,11 +170,11 @@ pub fn list(
         }
     }
     let body = match accepted.form {
-        Form::Table => Bytes::from(table(resource, &page.items, include, true, meta).to_string()),
-        Form::Metadata => {
-            let items: Vec<Value> = page.items.iter().map(|o| partial_metadata(&o.to_value())).collect();
+        Form::Table(version) => Bytes::from(table(resource, &page.items, include, true, meta, version).to_string()),
+        Form::Metadata(version) => {
+            let items: Vec<Value> = page.items.iter().map(|o| partial_metadata(&o.to_value(), version)).collect();
             Bytes::from(
-                json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "items": items})
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": version, "metadata": meta, "items": items})
                     .to_string(),
             )
         }

@@ -36,11 +36,11 @@ impl Shape {
     fn of_object(&mut self, change: Change, object: &Arc<Object>) -> Bytes {
         let body = match self.form {
             Form::Object => return watch_cache::frame(change.name(), &respond::served_bytes(&self.resource, object)),
-            Form::Metadata => respond::partial_metadata(&object.to_value()),
-            Form::Table => {
+            Form::Metadata(version) => respond::partial_metadata(&object.to_value(), version),
+            Form::Table(version) => {
                 let meta = json!({"resourceVersion": object.meta().resource_version});
                 let columns = std::mem::take(&mut self.columns);
-                respond::table(&self.resource, std::slice::from_ref(object), self.include, columns, meta)
+                respond::table(&self.resource, std::slice::from_ref(object), self.include, columns, meta, version)
             }
         };
         watch_cache::frame(change.name(), body.to_string().as_bytes())
@@ -60,11 +60,11 @@ impl Shape {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let body = match self.form {
-            Form::Table => {
-                json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": null, "rows": []})
+            Form::Table(version) => {
+                json!({"kind": "Table", "apiVersion": version, "metadata": meta, "columnDefinitions": null, "rows": []})
             }
-            Form::Metadata => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta})
+            Form::Metadata(version) => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": meta})
             }
             Form::Object => {
                 json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": meta})
