@@ -137,6 +137,7 @@ fn entry(definition: &Value, version: &Value, storage: &str, changed: bool, endi
         categories: texts(&names["categories"]),
         namespaced: spec["scope"] == "Namespaced",
         verbs: if ending { ENDING_VERBS } else { VERBS }.to_vec(),
+        unconditional_update: false,
         stored: true,
         subresources,
         selectable_fields: selectable,
