@@ -266,7 +266,9 @@ impl Caches {
     /// A store error, or a value that does not decode.
     pub async fn load(store: Arc<dyn Store>, prefixes: &[String]) -> Result<Arc<Caches>, Status> {
         let range = store.range("/registry/", None, 0).await.map_err(storage::status_of)?;
-        let mut objects: BTreeMap<&str, Objects> = prefixes.iter().map(|p| (p.as_str(), Objects::new())).collect();
+        let (past, complete) = history::read(&*store, range.revision).await?;
+        let known = prefixes.iter().chain(past.keys());
+        let mut objects: BTreeMap<&str, Objects> = known.map(|p| (p.as_str(), Objects::new())).collect();
         for item in &range.items {
             let Some(prefix) = prefix_of(&item.key) else { continue };
             // Custom resources, too, are in no prefix that was given.
@@ -274,7 +276,6 @@ impl Caches {
             objects.entry(prefix).or_default().insert(Arc::from(&item.key[prefix.len()..]), object);
         }
         let revision = range.revision;
-        let (past, complete) = history::read(&*store, revision).await?;
         let mut by_prefix = HashMap::new();
         for (prefix, objects) in objects {
             let recent = match past.get(prefix) {

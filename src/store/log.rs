@@ -149,8 +149,8 @@ impl Log {
         let mut segments = find_segments(&*disk, manifest)?;
         if segments.is_empty() {
             if written > 0 {
-                let what = "the log is missing";
-                return Err(corrupt(&*disk, &segment_name(written), 0, what));
+                let what = format!("revision {written} was written, but there is no log");
+                return Err(corrupt(&*disk, "", 0, &what));
             }
             let (header, file) = begin_segment(&*disk, 1, now_ms)?;
             return Ok(Self::new(disk, vec![empty_segment(header)], file, segment_bytes));

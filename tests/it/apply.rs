@@ -49,8 +49,8 @@ fn appliers_and_updaters_share_an_object() {
     c.kubectl(&["create", "cm", "made", "--from-literal=x=1"]);
     let said = refused(&map("made", "{x: two}"));
     assert!(said.contains("conflict with \"kubectl-create\" using v1: .data.x"), "{said}");
-    c.apply_with(&["apply", "--server-side", "--field-manager=other", "-f", "-"], &map("made", "{y: one}"));
-    assert_eq!(c.field(&["cm", "made"], ".data"), r#"{"x":"1","y":"one"}"#);
+    c.apply_with(&["apply", "--server-side", "--field-manager=other", "-f", "-"], &map("made", "{z: one}"));
+    assert_eq!(c.field(&["cm", "made"], ".data"), r#"{"x":"1","z":"one"}"#);
     let said = c.refused(
         &["apply", "--server-side", "-f", "-"],
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad}\ndaata: {}\n",
