@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::cri::{ErrorKind, Runtime, v1};
 use super::objects::{Kind, Objects};
 use super::spec::identity;
-use super::status::Waiting;
+use super::status::{Waiting, go_duration};
 use crate::images::import::normalized;
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -60,6 +60,42 @@ fn policy(c: &Container, image: &str) -> String {
         .clone()
         .filter(|p| !p.is_empty())
         .unwrap_or_else(|| if image.ends_with(":latest") { "Always".into() } else { "IfNotPresent".into() })
+}
+
+/// What is wrong with an image's name, after upstream's "invalid reference format"
+/// (`github.com/distribution/reference`); `None` for a good one.
+fn malformed(spelled: &str) -> Option<String> {
+    let unspecific = || Some(String::new());
+    let (name, digest) = spelled.split_once('@').map_or((spelled, None), |(n, d)| (n, Some(d)));
+    if digest.is_some_and(|d| d.split_once(':').is_none_or(|(_, hex)| hex.len() < 32)) {
+        return unspecific();
+    }
+    let is_domain = |s: &str| s.contains(['.', ':']) || s == "localhost" || s.chars().any(|c| c.is_ascii_uppercase());
+    let is_port = |p: &str| !p.is_empty() && p.chars().all(|c| c.is_ascii_digit());
+    let rest = match name.split_once('/') {
+        Some((domain, rest)) if is_domain(domain) => {
+            let port = domain.rsplit(']').next().and_then(|d| d.split_once(':'));
+            if port.is_some_and(|(_, p)| !is_port(p)) {
+                return unspecific();
+            }
+            rest.to_owned()
+        }
+        Some(_) => name.to_owned(),
+        None => format!("library/{name}"),
+    };
+    let (path, tag) = rest.split_once(':').map_or((rest.as_str(), None), |(p, t)| (p, Some(t)));
+    if path.chars().any(|c| c.is_ascii_uppercase()) {
+        return Some(format!(": repository name ({path}) must be lowercase"));
+    }
+    let part = |p: &str| {
+        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        ends(p.chars().next())
+            && ends(p.chars().last())
+            && p.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let good_tag = |t: &str| t.len() <= 128 && t.starts_with(word) && t.chars().all(|c| word(c) || ".-".contains(c));
+    if path.split('/').all(part) && tag.is_none_or(good_tag) { None } else { unspecific() }
 }
 
 /// Whether an entry of a docker configuration is for an image; the longer match wins.
@@ -131,12 +167,9 @@ impl Images {
             waiting: Waiting { reason: reason.to_owned(), message },
             retry_at: Timestamp::now() + SignedDuration::try_from(wait).unwrap_or_default(),
         };
-        if spelled.is_empty()
-            || spelled.contains(char::is_whitespace)
-            || spelled.chars().any(|c| c.is_ascii_uppercase() && !spelled.contains([':', '@']))
-        {
+        if let Some(why) = malformed(&spelled) {
             let message = format!(
-                "Failed to apply default image tag {spelled:?}: couldn't parse image name {spelled:?}: invalid reference format"
+                "Failed to apply default image tag {spelled:?}: couldn't parse image name {spelled:?}: invalid reference format{why}"
             );
             self.recorder.warning(about.clone(), "InspectFailed", message.clone());
             return Err(fail("InvalidImageName", message, BACKOFF_MAX));
@@ -185,9 +218,11 @@ impl Images {
         match self.pull(pod, &image, objects, sandbox).await {
             Ok(i) => {
                 self.failures.lock().unwrap_or_else(|e| e.into_inner()).remove(&key);
-                let took = begun.elapsed().as_millis();
-                let message =
-                    format!("Successfully pulled image {spelled:?} in {took}ms. Image size: {} bytes.", i.size);
+                let took = go_duration(Duration::from_millis(begun.elapsed().as_millis() as u64));
+                let message = format!(
+                    "Successfully pulled image {spelled:?} in {took} ({took} including waiting). Image size: {} bytes.",
+                    i.size
+                );
                 self.recorder.normal(about.clone(), "Pulled", message);
                 Ok(i)
             }
@@ -200,7 +235,6 @@ impl Images {
                     "Failed",
                     format!("Failed to pull image {spelled:?}: {}", e.message),
                 );
-                self.recorder.warning(about.clone(), "Failed", "Error: ErrImagePull");
                 let failure = Failure { delay, until, message: format!("ErrImagePull: {message}") };
                 self.failures.lock().unwrap_or_else(|e| e.into_inner()).insert(key, failure);
                 // The status shows the error once; the next attempt, which only finds the back-off, shows that.
@@ -268,6 +302,19 @@ impl Images {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_no_registry_can_have_are_found_out() {
+        let long = format!("a/b@sha256:{}", "0".repeat(64));
+        for good in ["nginx", "nginx:1.25_a", "ghcr.io/a/b-c:v1", "localhost:5000/x", "[::1]:5000/x", &long] {
+            assert_eq!(malformed(good), None, "{good}");
+        }
+        for bad in ["", "a b", "nginx:", "nginx:-x", "a//b", "-a", "a/b@sha256:1", "nginx:a/b"] {
+            assert_eq!(malformed(bad), Some(String::new()), "{bad}");
+        }
+        assert_eq!(malformed("Nginx:1").unwrap(), ": repository name (library/Nginx) must be lowercase");
+        assert_eq!(malformed("a/B").unwrap(), ": repository name (a/B) must be lowercase");
+    }
 
     #[test]
     fn the_longest_fitting_registry_wins() {
