@@ -4,9 +4,7 @@
 //! Kept in `<data>/agent/identity.json`, so that a restart needs neither token nor server. The
 //! certificates are renewed at two thirds of their life and replaced while they are in use.
 
-use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +12,7 @@ use std::time::Duration;
 use api::Status;
 use client::https::{Https, Server};
 use client::join::{CA_PATH, ClusterSettings, JOIN_PATH, JoinRequest, JoinResponse, JoinToken, ca_hash, hex};
+use client::private_file;
 use client::tls::{self, Current, Trust};
 use rcgen::{CertificateParams, KeyPair};
 use serde::{Deserialize, Serialize};
@@ -66,15 +65,8 @@ pub enum Error {
         why: String,
     },
     /// A file.
-    #[error("cannot {what} {}: {source}", path.display())]
-    File {
-        /// The verb.
-        what: &'static str,
-        /// Which.
-        path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] std::io::Error),
     /// The identity file is damaged.
     #[error("{} is damaged ({why}). Remove it and join again with --join and --token", path.display())]
     Damaged {
@@ -132,39 +124,13 @@ fn keys(e: impl std::fmt::Display) -> Error {
     Error::Keys(e.to_string())
 }
 
-fn read(path: &Path) -> Result<Option<String>, Error> {
-    match std::fs::read_to_string(path) {
-        Ok(t) => Ok(Some(t)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::File { what: "read", path: path.to_owned(), source }),
-    }
-}
-
-/// Replaces a file as a whole, readable by its owner only.
-fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let failed = |source| Error::File { what: "write", path: path.to_owned(), source };
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(failed)?;
-    }
-    let temporary = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(failed)
-}
-
 /// The secret by which the servers know this machine again.
 fn node_password(path: &Path) -> Result<String, Error> {
-    if let Some(p) = read(path)?.map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()) {
+    if let Some(p) = private_file::read(path)?.map(|p| p.trim().to_owned()).filter(|p| !p.is_empty()) {
         return Ok(p);
     }
     let made = hex(&rand::random::<[u8; 16]>());
-    write(path, &format!("{made}\n"))?;
+    private_file::write(path, &format!("{made}\n"))?;
     Ok(made)
 }
 
@@ -242,7 +208,7 @@ impl Identity {
     ) -> Result<Identity, Error> {
         let path = data.join("identity.json");
         let password = node_password(&data.join("node-password"))?;
-        let kept = match read(&path)? {
+        let kept = match private_file::read(&path)? {
             Some(text) => Some(
                 serde_json::from_str::<Stored>(&text)
                     .map_err(|e| Error::Damaged { path: path.clone(), why: e.to_string() })?,
@@ -349,7 +315,7 @@ fn damaged(path: &Path, why: &dyn std::fmt::Display) -> Error {
 }
 
 fn save(path: &Path, stored: &Stored) -> Result<(), Error> {
-    write(path, &serde_json::to_string_pretty(stored).map_err(keys)?)
+    Ok(private_file::write(path, &serde_json::to_string_pretty(stored).map_err(keys)?)?)
 }
 
 fn user_agent() -> String {

@@ -53,9 +53,6 @@ pub enum Error {
     /// A folder cannot be made.
     #[error("cannot prepare the data directory")]
     Folders(#[source] std::io::Error),
-    /// Another agent runs on the same directory.
-    #[error("another agent is running on {}; stop it first, or choose another place with --data-dir", .0.display())]
-    Locked(std::path::PathBuf),
     /// There is no container runtime.
     #[error("no container runtime")]
     Containerd(#[from] containerd::Error),
@@ -73,28 +70,12 @@ pub enum Error {
     Listen(std::net::SocketAddr, #[source] std::io::Error),
 }
 
-/// Takes the agent's part of a data directory for as long as the file is open.
-///
-/// # Errors
-/// When another agent has it, or the file cannot be made.
-pub fn lock(paths: &Paths) -> Result<std::fs::File, Error> {
-    let file = std::fs::File::create(paths.data().join("lock")).map_err(Error::Folders)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked(paths.data().to_owned())),
-        Err(std::fs::TryLockError::Error(e)) => Err(Error::Folders(e)),
-    }
-}
-
 /// Runs the agent until `cancel`; then ends all its tasks and leaves the pods running.
 ///
 /// # Errors
 /// When it cannot start.
 pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Error> {
     let tasks = TaskTracker::new();
-    let paths = config.paths();
-    paths.create().map_err(Error::Folders)?;
-    let _lock = lock(&paths)?;
     // Whatever ends this function ends the tasks.
     let guard = cancel.child_token();
     let _drop = guard.clone().drop_guard();
@@ -110,6 +91,7 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), Error>
 
 async fn start(config: Config, tasks: &TaskTracker, cancel: &CancellationToken) -> Result<(), Error> {
     let paths = config.paths();
+    paths.create().map_err(Error::Folders)?;
     let own_runtime = config.container_runtime_endpoint.is_none();
     let (channel, _) = containerd::start(&config, tasks, cancel.clone()).await?;
     let runtime: Arc<dyn Runtime> = Arc::new(Grpc::new(channel.clone()));

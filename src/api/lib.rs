@@ -8,6 +8,7 @@
 pub mod affinity;
 pub mod codec;
 pub mod convert;
+pub mod custom;
 pub mod field;
 pub mod kinds;
 pub mod metadata;

@@ -2,6 +2,7 @@
 //! its metadata and its typed form decoded at most once, lazily.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
@@ -127,14 +128,20 @@ impl Object {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 
-    /// The values of the resource's selectable fields, in their order; computed at the first
-    /// call. An object belongs to one resource, so the answer never changes.
-    pub fn selectable(&self, resource: &Resource) -> &[String] {
-        self.selectable.get_or_init(|| {
+    /// The value of a selectable field of the resource; empty when the object has none. The
+    /// values are kept for the resource in whose version the object is stored; another version
+    /// may name other fields.
+    pub fn selectable(&self, resource: &Resource, path: &str) -> Cow<'_, str> {
+        if !resource.is_storage() {
+            return resource.strategy.field(&self.to_value(), path).unwrap_or_default().into();
+        }
+        let values = self.selectable.get_or_init(|| {
             let value = self.to_value();
             let fields = resource.selectable_fields.iter();
             fields.map(|f| resource.strategy.field(&value, f).unwrap_or_default()).collect()
-        })
+        });
+        let at = resource.selectable_fields.iter().position(|f| f == path);
+        at.and_then(|i| values.get(i)).map(String::as_str).unwrap_or_default().into()
     }
 
     /// The typed form; decoded at the first call, shared by all later ones.
@@ -147,12 +154,36 @@ impl Object {
         {
             return Ok(k);
         }
-        let k: Arc<K> = Arc::new(serde_json::from_slice(&self.bytes).map_err(|e| {
+        let decoded = serde_json::from_slice(&self.bytes).or_else(|_| {
+            let mut value = self.to_value();
+            fill_in_times(&mut value);
+            serde_json::from_value(value)
+        });
+        let k: Arc<K> = Arc::new(decoded.map_err(|e| {
             Status::internal(format!("cannot decode {} as {}: {e}", self.key(), std::any::type_name::<K>()))
         })?);
         // A different type was cached first, or another thread was faster: both are fine.
         let _ = self.typed.set(k.clone());
         Ok(k)
+    }
+}
+
+/// Gives conditions without `lastTransitionTime` Go's zero time: it is required on paper, but no
+/// server insists, and the typed form has no value for its absence.
+fn fill_in_times(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for c in fields.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
+                if let Some(c) = c.as_object_mut()
+                    && c.get("lastTransitionTime").is_none_or(Value::is_null)
+                {
+                    c.insert("lastTransitionTime".into(), "0001-01-01T00:00:00Z".into());
+                }
+            }
+            fields.values_mut().for_each(fill_in_times);
+        }
+        Value::Array(items) => items.iter_mut().for_each(fill_in_times),
+        _ => {}
     }
 }
 
@@ -164,4 +195,19 @@ pub fn key_of(namespace: &str, name: &str) -> String {
 /// Splits what [`key_of`] made.
 pub fn split_key(key: &str) -> (&str, &str) {
     key.split_once('/').unwrap_or(("", key))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Service;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_condition_without_a_time_does_not_hide_its_object() {
+        let v = json!({"metadata": {"name": "a"}, "status": {"conditions": [{"type": "A", "status": "True"}]}});
+        let service = Object::from_value(&v).unwrap().typed::<Service>().unwrap();
+        assert_eq!(service.status.as_ref().and_then(|s| s.conditions.as_ref()).map(Vec::len), Some(1));
+    }
 }

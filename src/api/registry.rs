@@ -34,6 +34,7 @@ pub fn builtin() -> Vec<Arc<Resource>> {
     policy_and_rbac(&mut all);
     storage(&mut all);
     small_groups(&mut all);
+    extensions(&mut all);
     all.into_iter().map(|e| Arc::new(e.resource)).collect()
 }
 
@@ -61,6 +62,7 @@ fn entry(group: &str, version: &str, kind: &str, plural: &str) -> Entry {
             columns: columns::of(kind),
             has_status: false,
             has_generation: false,
+            unconditional_update: true,
             storage_group: group.into(),
             storage_version: version.into(),
             convert: None,
@@ -88,8 +90,11 @@ impl Entry {
         self
     }
     /// Shown by `kubectl get all`.
-    fn in_all(mut self) -> Entry {
-        self.resource.categories = vec!["all".to_owned()];
+    fn in_all(self) -> Entry {
+        self.category("all")
+    }
+    fn category(mut self, name: &str) -> Entry {
+        self.resource.categories = vec![name.to_owned()];
         self
     }
     fn status(mut self) -> Entry {
@@ -97,8 +102,17 @@ impl Entry {
         self.resource.subresources.push(Subresource::Status);
         self
     }
+    fn aspect(mut self, name: &'static str) -> Entry {
+        self.resource.subresources.push(Subresource::Aspect(name));
+        self
+    }
     fn generation(mut self) -> Entry {
         self.resource.has_generation = true;
+        self
+    }
+    /// Updates must name the `resourceVersion` that they are based on.
+    fn conditional(mut self) -> Entry {
+        self.resource.unconditional_update = false;
         self
     }
     fn fields(mut self, paths: &[&str]) -> Entry {
@@ -300,7 +314,11 @@ fn networking(all: &mut Vec<Entry>) {
 fn policy_and_rbac(all: &mut Vec<Entry>) {
     let rbac = "rbac.authorization.k8s.io";
     all.extend([
-        namespaced("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).generation().status(),
+        namespaced("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+            .short(&["pdb"])
+            .generation()
+            .conditional()
+            .status(),
         cluster(rbac, "v1", "ClusterRoleBinding", "clusterrolebindings"),
         cluster(rbac, "v1", "ClusterRole", "clusterroles"),
         namespaced(rbac, "v1", "RoleBinding", "rolebindings"),
@@ -311,20 +329,36 @@ fn policy_and_rbac(all: &mut Vec<Entry>) {
 fn storage(all: &mut Vec<Entry>) {
     let group = "storage.k8s.io";
     all.extend([
-        cluster(group, "v1", "CSIDriver", "csidrivers").generation(),
-        cluster(group, "v1", "CSINode", "csinodes"),
-        namespaced(group, "v1", "CSIStorageCapacity", "csistoragecapacities"),
+        cluster(group, "v1", "CSIDriver", "csidrivers").generation().conditional(),
+        cluster(group, "v1", "CSINode", "csinodes").conditional(),
+        namespaced(group, "v1", "CSIStorageCapacity", "csistoragecapacities").conditional(),
         cluster(group, "v1", "StorageClass", "storageclasses").short(&["sc"]),
-        cluster(group, "v1", "VolumeAttachment", "volumeattachments").status(),
+        cluster(group, "v1", "VolumeAttachment", "volumeattachments").conditional().status(),
         cluster(group, "v1", "VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]),
     ]);
+}
+
+fn extensions(all: &mut Vec<Entry>) {
+    all.push(
+        cluster("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
+            .short(&["crd", "crds"])
+            .category("api-extensions")
+            .conditional()
+            .generation()
+            .status(),
+    );
 }
 
 fn small_groups(all: &mut Vec<Entry>) {
     all.extend([
         cluster("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").short(&["pc"]).generation(),
-        namespaced("coordination.k8s.io", "v1", "Lease", "leases"),
-        cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses"),
+        cluster("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests")
+            .short(&["csr"])
+            .aspect("approval")
+            .status()
+            .fields(&["spec.signerName"]),
+        namespaced("coordination.k8s.io", "v1", "Lease", "leases").conditional(),
+        cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").conditional(),
         namespaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation(),
         namespaced("events.k8s.io", "v1", "Event", "events").short(&["ev"]).fields(EVENT_V1_FIELDS).stored_as(
             "",
@@ -356,7 +390,7 @@ mod tests {
         for r in builtin() {
             assert!(seen.insert((r.group.clone(), r.version.clone(), r.plural.clone())), "{r:?}");
         }
-        assert_eq!(seen.len(), 52);
+        assert_eq!(seen.len(), 53);
     }
 
     #[test]

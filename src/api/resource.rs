@@ -30,6 +30,9 @@ pub struct Column {
 pub enum Subresource {
     /// `/status`: an update of it changes status only.
     Status,
+    /// Another part of the object that only an update of this subresource changes; the strategy
+    /// says which (`approval` of certificate signing requests).
+    Aspect(&'static str),
     /// `/scale` for kinds with `spec.replicas`.
     Scale {
         /// Path of the desired replicas, such as `/spec/replicas`.
@@ -59,6 +62,7 @@ impl Subresource {
     pub fn name(&self) -> &str {
         match self {
             Subresource::Status => "status",
+            Subresource::Aspect(name) => name,
             Subresource::Scale { .. } => "scale",
             Subresource::Other { name, .. } => name,
         }
@@ -78,6 +82,13 @@ pub trait Strategy: Send + Sync {
     fn prepare_update(&self, _new: &mut Value, _old: &Value) {}
     /// Before an update of `status`: beyond copying everything but status from the old object.
     fn prepare_status(&self, _new: &mut Value, _old: &Value) {}
+    /// Before an update of another part of the object, by its subresource: copies over what that
+    /// may not change. The default lets it change nothing but metadata.
+    fn prepare_aspect(&self, _aspect: &str, new: &mut Value, old: &Value) {
+        let metadata = new["metadata"].take();
+        new.clone_from(old);
+        new["metadata"] = metadata;
+    }
     /// Whether a change from old to new advances `metadata.generation` (the default compares `spec`).
     fn generation_changed(&self, new: &Value, old: &Value) -> bool {
         new.get("spec") != old.get("spec")
@@ -90,8 +101,18 @@ pub trait Strategy: Send + Sync {
     fn validate_update(&self, _new: &Value, _old: &Value) -> ErrorList {
         ErrorList::new()
     }
+    /// All that is wrong with an update, with the new object and with what changed.
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(new);
+        errors.extend(self.validate_update(new, old));
+        errors
+    }
     /// All that is wrong with a status update.
     fn validate_status(&self, _new: &Value, _old: &Value) -> ErrorList {
+        ErrorList::new()
+    }
+    /// All that is wrong with an update of another part of the object.
+    fn validate_aspect(&self, _aspect: &str, _new: &Value, _old: &Value) -> ErrorList {
         ErrorList::new()
     }
     /// The cells of the Table row, one for each of the resource's columns. `now` is the RFC 3339
@@ -102,12 +123,7 @@ pub trait Strategy: Send + Sync {
     /// The value of a selectable field beyond `metadata.name` and `metadata.namespace`: by default
     /// the field of that path; `None` when the object has no such field.
     fn field(&self, object: &Value, path: &str) -> Option<String> {
-        match object.pointer(&format!("/{}", path.replace('.', "/")))? {
-            Value::String(s) => Some(s.clone()),
-            Value::Bool(b) => Some(b.to_string()),
-            Value::Number(n) => Some(n.to_string()),
-            _ => None,
-        }
+        field_at(object, path)
     }
     /// Warnings sent with the response to a create or update (`Warning: 299`).
     fn warnings(&self, _object: &Value) -> Vec<String> {
@@ -137,14 +153,46 @@ pub trait Strategy: Send + Sync {
     }
 }
 
+/// The scalar of a path such as `spec.nodeName`, as a field selector shows it.
+pub fn field_at(object: &Value, path: &str) -> Option<String> {
+    match object.pointer(&format!("/{}", path.replace('.', "/")))? {
+        Value::String(s) => Some(s.clone()),
+        Value::Bool(b) => Some(b.to_string()),
+        Value::Number(n) => Some(n.to_string()),
+        _ => None,
+    }
+}
+
 /// How objects of a served version become objects of the storage version, and back.
-/// Both set `apiVersion`.
-#[derive(Clone, Copy)]
-pub struct Convert {
-    /// From this entry's version to the stored one.
-    pub to_storage: fn(&mut Value),
-    /// From the stored version to this entry's.
-    pub from_storage: fn(&mut Value),
+#[derive(Clone)]
+pub enum Convert {
+    /// The two directions of a built-in kind; both set `apiVersion`.
+    Builtin {
+        /// From this entry's version to the stored one.
+        to_storage: fn(&mut Value),
+        /// From the stored version to this entry's.
+        from_storage: fn(&mut Value),
+    },
+    /// A version of a custom resource.
+    Custom(Arc<crate::custom::Version>),
+}
+
+impl Convert {
+    /// Makes an object of `resource` one of its storage version.
+    pub fn to_storage(&self, resource: &Resource, object: &mut Value) {
+        match self {
+            Convert::Builtin { to_storage, .. } => to_storage(object),
+            Convert::Custom(_) => object["apiVersion"] = resource.storage_api_version().into(),
+        }
+    }
+
+    /// Makes a stored object one of this version.
+    pub fn from_storage(&self, object: &mut Value) {
+        match self {
+            Convert::Builtin { from_storage, .. } => from_storage(object),
+            Convert::Custom(version) => version.from_storage(object),
+        }
+    }
 }
 
 /// A strategy with nothing of its own.
@@ -187,6 +235,8 @@ pub struct Resource {
     pub has_status: bool,
     /// Whether the kind counts `metadata.generation`.
     pub has_generation: bool,
+    /// Whether an update may leave out the `resourceVersion` that it is based on.
+    pub unconditional_update: bool,
     /// The group under which objects are stored, where another group serves the same objects.
     pub storage_group: String,
     /// The version in which objects are stored; all other behaviour but the schema works on it.

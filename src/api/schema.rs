@@ -135,6 +135,12 @@ impl TypeRef {
         OBJECT.clone()
     }
 
+    /// As [`TypeRef::any_object`], of a kind.
+    pub fn any_of(group: &str, version: &str, kind: &str) -> TypeRef {
+        let open = serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        TypeRef::custom(group, version, kind, &open)
+    }
+
     /// The type of a custom resource from its `openAPIV3Schema`. `apiVersion`, `kind` and
     /// `metadata` are added; unknown fields are dropped unless the schema preserves them.
     pub fn custom(group: &str, version: &str, kind: &str, schema: &Value) -> TypeRef {

@@ -10,6 +10,7 @@ use client::join::JoinToken;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::lock::Lock;
 use super::{node, process};
 
 /// Flags of `sampan agent`. Names and meanings are k3s's where k3s has the flag.
@@ -69,6 +70,8 @@ pub fn run(flags: &Flags) -> Result<()> {
 
 async fn serve(flags: &Flags) -> Result<()> {
     let invitation = flags.invitation()?;
+    super::check::require(flags.node.own_runtime())?;
+    let _lock = Lock::take(&flags.data_dir)?;
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let peer: Option<SocketAddr> =
         flags.join.as_ref().and_then(|s| (s.host(), s.port()).to_socket_addrs().ok()?.next());

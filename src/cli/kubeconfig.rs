@@ -1,13 +1,12 @@
 //! The kubeconfig that `sampan server` writes, and that other commands reach the cluster with.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use client::private_file;
 use client::tls::{self, Current, Trust};
 use client::{Client, Https};
 use serde_json::{Value, json};
@@ -31,17 +30,8 @@ pub fn write(path: &Path, server: &str, ca: &Authority, user: &str, leaf: &Leaf)
         "current-context": "default",
     });
     let text = serde_yaml::to_string(&config).context("the kubeconfig cannot be written as YAML")?;
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    }
-    let temporary = path.with_extension("new");
-    let write = || -> std::io::Result<()> {
-        let mut f = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        f.write_all(text.as_bytes())?;
-        f.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("cannot write {}; choose another place with --write-kubeconfig", path.display()))
+    private_file::write(path, &text)
+        .context("the kubeconfig was not written; choose another place with --write-kubeconfig")
 }
 
 /// A cluster, and who somebody is in it.

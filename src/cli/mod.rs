@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod config_file;
 mod kubeconfig;
+mod lock;
 mod node;
 mod process;
 mod server;

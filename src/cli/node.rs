@@ -53,6 +53,13 @@ pub struct Flags {
     cgroup_root: String,
 }
 
+impl Flags {
+    /// Whether the agent is to run a container runtime of its own.
+    pub fn own_runtime(&self) -> bool {
+        self.container_runtime_endpoint.is_none()
+    }
+}
+
 /// What a node must know of its cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {

@@ -17,6 +17,7 @@ use store::{DurableStore, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::lock::Lock;
 use super::{kubeconfig, node, process};
 
 /// Flags of `sampan server`. Names and meanings are k3s's where k3s has the flag.
@@ -130,8 +131,12 @@ async fn serve(flags: &Flags) -> Result<()> {
     if fresh {
         eprintln!("Setting up a new cluster in {} …", flags.data_dir.display());
     }
-    std::fs::create_dir_all(&data)
-        .with_context(|| format!("cannot create {}; choose another place with --data-dir", data.display()))?;
+    if !flags.disable_agent {
+        super::check::require(flags.agent.own_runtime())
+            .context("give --disable-agent to run the control plane alone")?;
+    }
+    let _lock = Lock::take(&flags.data_dir)?;
+    std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
     // The port first: a second server must not touch anything.
     let address = SocketAddr::new(flags.bind_address, flags.https_listen_port);
     let listener = server::serving::bind(address).with_context(|| {

@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn rows_tell_how_long_a_token_lasts() {
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let now = Timestamp::from_second(1_767_225_600).expect("2026-01-01T00:00:00Z");
         let token = |expires: &str| Secret {
             data: Some(
                 [("token-id", "abcdef"), ("token-secret", "0123456789abcdef"), ("expiration", expires)]

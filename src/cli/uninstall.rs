@@ -1,8 +1,11 @@
 //! `sampan uninstall`: takes everything back that this version puts on a machine.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+
+use super::lock::Lock;
 
 /// Flags of `sampan uninstall`.
 #[derive(Debug, clap::Args)]
@@ -19,31 +22,21 @@ pub struct Flags {
     /// The cgroup below which pods' cgroups were made.
     #[arg(long, env = "SAMPAN_CGROUP_ROOT", default_value = "")]
     cgroup_root: String,
-    /// Do it; without this flag only tell what would be removed.
-    #[arg(long)]
+    /// Do not ask.
+    #[arg(long, short)]
     yes: bool,
+    /// Only tell what would be removed.
+    #[arg(long)]
+    dry_run: bool,
 }
 
-/// Ends pods and containerd, then removes directories and kubeconfig, unless a server is still
-/// running on them.
+/// Ends server or agent, pods and containerd, then removes links, rules, directories and kubeconfig.
 pub fn run(flags: &Flags) -> Result<()> {
-    let store = flags.data_dir.join("server/db");
-    if store.exists() {
-        // Holding the store's lock proves that no server uses the directory.
-        // A damaged store is no reason not to remove it.
-        if let Err(store::Error::Locked(_)) = store::DurableStore::open(store::Options::new(&store)) {
-            bail!("a server is running on {}; stop it first", flags.data_dir.display());
-        }
-    }
     let logs = pod_logs(&flags.data_dir);
     let paths = agent::Paths::new(&flags.data_dir, &flags.run_dir, &logs);
-    if paths.data().exists()
-        && let Err(e @ agent::Error::Locked(_)) = agent::lock(&paths)
-    {
-        bail!("{e}");
-    }
+    let agent = paths.data().exists();
     let mut targets: Vec<&Path> = vec![&flags.data_dir, &flags.run_dir, &flags.write_kubeconfig];
-    if paths.data().exists() {
+    if agent {
         targets.push(&logs);
     }
     targets.retain(|p| p.exists());
@@ -51,24 +44,23 @@ pub fn run(flags: &Flags) -> Result<()> {
         println!("Nothing to remove.");
         return Ok(());
     }
-    if flags.yes && paths.data().exists() {
+    if flags.dry_run || !(flags.yes || confirmed(&targets)?) {
+        targets.iter().for_each(|p| println!("would remove {}", p.display()));
+        return Ok(());
+    }
+    let _lock = flags.data_dir.exists().then(|| Lock::take_over(&flags.data_dir)).transpose()?;
+    if agent {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
         runtime.block_on(agent::containerd::stop_all(&paths, &flags.cgroup_root));
         println!("ended pods and containerd");
-        runtime
-            .block_on(agent::network::remove_all())
-            .map_err(anyhow::Error::msg)
-            .context("the network was not removed")?;
+        let removed = runtime.block_on(agent::network::remove_all());
+        removed.map_err(anyhow::Error::msg).context("the network was not removed")?;
         println!("removed links and rules");
     }
-    for path in &targets {
+    for path in targets {
         if !path.exists() {
             // It was inside another one.
-            continue;
-        }
-        if !flags.yes {
-            println!("would remove {}", path.display());
             continue;
         }
         let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
@@ -83,10 +75,21 @@ pub fn run(flags: &Flags) -> Result<()> {
             }
         }
     }
-    if !flags.yes {
-        println!("Nothing was removed yet: run `sampan uninstall --yes`.");
-    }
+    // Made with the kubeconfig; stays when there is configuration in it.
+    let _ = std::fs::remove_dir("/etc/sampan");
     Ok(())
+}
+
+/// Asks a person; where there is none, the command itself was the answer.
+fn confirmed(targets: &[&Path]) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(true);
+    }
+    let list: Vec<String> = targets.iter().map(|p| p.display().to_string()).collect();
+    eprint!("This ends all pods of this machine and removes {}. Go on? [y/N] ", list.join(", "));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 fn is_empty(directory: &Path) -> bool {

@@ -3,7 +3,7 @@
 //! * [`api`] – the [`Api`] trait (implemented in process by `server`, over TLS by [`https`]),
 //!   and [`Client`], the typed convenience over it.
 //! * [`tls`] – certificates that are replaced in use, and whom to trust.  [`join`] – how a machine
-//!   becomes a node.
+//!   becomes a node.  [`private_file`] – files with secrets.
 //! * [`informer`] – list + watch with an indexed cache, shared between its users.
 //! * [`workqueue`] – de-duplicating, rate-limited queue of keys.
 //! * [`events`] – records Events.
@@ -17,6 +17,7 @@ pub mod events;
 pub mod https;
 pub mod informer;
 pub mod join;
+pub mod private_file;
 pub mod tls;
 pub mod workqueue;
 

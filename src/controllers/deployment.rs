@@ -13,7 +13,6 @@ use api::Status;
 use api::k8s::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
 use api::k8s::core::v1::{Pod, PodTemplateSpec};
 use api::meta::apis::meta::v1::{ObjectMeta, Time};
-use api::meta::util::intstr::IntOrString;
 use async_trait::async_trait;
 use client::api::PatchKind;
 use client::events::reference;
@@ -21,7 +20,7 @@ use client::{Client, EventRecorder, Informer};
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::pod_control::{self as pods, name, namespace};
+use crate::pod_control::{self as pods, name, namespace, scaled};
 use crate::runtime::{self, Action, Context, Controller, Queue};
 
 const NAME: &str = "deployment-controller";
@@ -107,27 +106,14 @@ fn created(rs: &ReplicaSet) -> (i64, String) {
     (t, name(rs).to_owned())
 }
 
-/// A number or a percentage of `total`.
-fn resolve(v: Option<&IntOrString>, default: i32, total: i32, up: bool) -> i32 {
-    match v {
-        None => default,
-        Some(IntOrString::Int(n)) => *n,
-        Some(IntOrString::String(s)) => {
-            let percent: i64 = s.trim_end_matches('%').parse().unwrap_or(0);
-            let product = i64::from(total) * percent;
-            (if up { (product + 99) / 100 } else { product / 100 }) as i32
-        }
-    }
-}
-
 /// `(maxSurge, maxUnavailable)` of a rolling update; both zero would stand still, then one may
 /// be unavailable.
 fn budget(d: &Deployment) -> (i32, i32) {
     let Some(spec) = &d.spec else { return (1, 0) };
     let total = spec.replicas.unwrap_or(1);
     let rolling = spec.strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
-    let surge = resolve(rolling.and_then(|r| r.max_surge.as_ref()), 0, total, true);
-    let unavailable = resolve(rolling.and_then(|r| r.max_unavailable.as_ref()), 0, total, false);
+    let surge = rolling.and_then(|r| r.max_surge.as_ref()).map_or(0, |v| scaled(v, total, true));
+    let unavailable = rolling.and_then(|r| r.max_unavailable.as_ref()).map_or(0, |v| scaled(v, total, false));
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable.min(total)) }
 }
 
@@ -652,13 +638,6 @@ impl Controller for DeploymentController {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentages_round_up_for_surge_and_down_for_unavailable() {
-        let p = IntOrString::String("25%".into());
-        assert_eq!(resolve(Some(&p), 0, 10, true), 3);
-        assert_eq!(resolve(Some(&p), 0, 10, false), 2);
-    }
 
     #[test]
     fn a_rolling_update_never_leaves_its_budget() {

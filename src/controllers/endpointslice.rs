@@ -19,14 +19,15 @@ use crate::pod_control::{self as pods, is_ready, name, namespace, node_of};
 use crate::runtime::{self, Action, Context, Controller, Queue};
 
 const NAME: &str = "endpointslice-controller";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The label that says whose a slice is.
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// The label that ties a slice to its service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const MAX_ENDPOINTS: usize = 100;
 /// Index of slices by the service they belong to.
-const BY_SERVICE: &str = "service";
+pub(crate) const BY_SERVICE: &str = "service";
 const BY_NAMESPACE: &str = "namespace";
 
 struct EndpointSliceController {
@@ -68,6 +69,14 @@ pub(crate) fn index_by_namespace(informer: &Informer) {
     informer.add_index(BY_NAMESPACE, |o| vec![o.meta().namespace.clone()]);
 }
 
+/// Index of slices by the service they belong to.
+pub(crate) fn index_by_service(slices: &Informer) {
+    slices.add_index(BY_SERVICE, |o| match o.meta().labels.get(SERVICE_NAME) {
+        Some(s) => vec![api::key_of(&o.meta().namespace, s)],
+        None => Vec::new(),
+    });
+}
+
 /// The pods that a selector selects in a namespace.
 pub(crate) fn selected(informer: &Informer, namespace: &str, selector: &LabelSelector) -> Vec<Arc<Pod>> {
     informer
@@ -86,10 +95,7 @@ pub fn start(context: &Context) {
     let nodes = context.informers.of::<Node>();
     let slices = context.informers.of::<EndpointSlice>();
     index_by_namespace(&pods);
-    slices.add_index(BY_SERVICE, |o| match o.meta().labels.get(SERVICE_NAME) {
-        Some(s) => vec![api::key_of(&o.meta().namespace, s)],
-        None => Vec::new(),
-    });
+    index_by_service(&slices);
     let queue = Queue::default();
     runtime::enqueue_own(&services, &queue);
     enqueue_services_of_pods(&pods, &services, &queue);

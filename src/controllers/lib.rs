@@ -9,8 +9,10 @@
 pub mod cluster_roles;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod garbage_collector;
 pub mod job;
 pub mod namespace;
@@ -22,8 +24,10 @@ pub mod replicaset;
 pub mod root_ca;
 pub mod runtime;
 pub mod service_account;
+pub mod stale_disruption;
 pub mod taint_eviction;
 pub mod token_cleaner;
+pub mod ttl_after_finished;
 
 pub use runtime::{Config, Context};
 
@@ -33,8 +37,12 @@ pub fn start(context: &Context) {
     deployment::start(context);
     daemonset::start(context);
     job::start(context);
+    ttl_after_finished::start(context);
     endpoints::start(context);
     endpointslice::start(context);
+    endpointslice_mirroring::start(context);
+    disruption::start(context);
+    stale_disruption::start(context);
     namespace::start(context);
     service_account::start(context);
     root_ca::start(context);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use api::Status;
 use api::k8s::core::v1::{Pod, PodSpec, PodTemplateSpec};
 use api::meta::apis::meta::v1::{LabelSelector as MetaSelector, ObjectMeta, OwnerReference, Time};
+use api::meta::util::intstr::IntOrString;
 use api::selector::LabelSelector;
 use client::api::PatchKind;
 use client::{Client, Informer, Kind};
@@ -58,6 +59,18 @@ pub fn controller_ref<K: Kind>(owner: &K) -> OwnerReference {
 /// 400 for one that makes no sense; validation keeps those out.
 pub fn selector(s: &MetaSelector) -> Result<LabelSelector, Status> {
     LabelSelector::from_value(&serde_json::to_value(s).map_err(Status::internal)?)
+}
+
+/// A number or a percentage of `total`, rounded up or down.
+pub fn scaled(v: &IntOrString, total: i32, up: bool) -> i32 {
+    match v {
+        IntOrString::Int(n) => *n,
+        IntOrString::String(s) => {
+            let percent: i64 = s.trim_end_matches('%').parse().unwrap_or(0);
+            let product = i64::from(total) * percent;
+            (if up { (product + 99) / 100 } else { product / 100 }) as i32
+        }
+    }
 }
 
 /// The labels of an object.
@@ -246,4 +259,16 @@ pub fn spec(pod: &Pod) -> Option<&PodSpec> {
 /// The node that a pod is bound to.
 pub fn node_of(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentage_is_rounded_as_told() {
+        let quarter = IntOrString::String("25%".into());
+        assert_eq!((scaled(&quarter, 10, true), scaled(&quarter, 10, false)), (3, 2));
+        assert_eq!(scaled(&IntOrString::Int(4), 10, false), 4);
+    }
 }

@@ -35,10 +35,12 @@ fn documents(text: &str) -> impl Iterator<Item = &str> {
 /// What the pipeline says; the message names the object.
 pub async fn run(server: &Arc<Server>) -> Result<(), Status> {
     for text in MANIFESTS {
-        for document in documents(text) {
+        // Together, so that they share the syncs of the disk.
+        futures::future::try_join_all(documents(text).map(|document| async {
             let wanted = api::codec::parse_tree(document.as_bytes(), true)?;
-            ensure(server, &wanted).await?;
-        }
+            ensure(server, &wanted).await
+        }))
+        .await?;
     }
     ensure_service(server).await
 }

@@ -38,8 +38,7 @@ fn groups(resources: &[Arc<Resource>]) -> Vec<(String, Vec<String>)> {
     let mut list: Vec<(String, Vec<String>)> = by_group
         .into_iter()
         .map(|(g, mut versions)| {
-            // All that is served is stable, so the higher version is preferred.
-            versions.sort_by(|a, b| b.cmp(a));
+            versions.sort_by_key(|v| std::cmp::Reverse(api::custom::priority(v)));
             (g.to_owned(), versions.into_iter().map(str::to_owned).collect())
         })
         .collect();
@@ -78,7 +77,9 @@ pub fn group(resources: &[Arc<Resource>], name: &str) -> Option<Value> {
 /// Kind, group and version of a subresource's body, and its verbs.
 fn subresource_facts(r: &Resource, s: &Subresource) -> (String, String, String, Vec<&'static str>) {
     match s {
-        Subresource::Status => (r.kind.clone(), r.group.clone(), r.version.clone(), vec!["get", "patch", "update"]),
+        Subresource::Status | Subresource::Aspect(_) => {
+            (r.kind.clone(), r.group.clone(), r.version.clone(), vec!["get", "patch", "update"])
+        }
         Subresource::Scale { .. } => {
             ("Scale".into(), "autoscaling".into(), "v1".into(), vec!["get", "patch", "update"])
         }

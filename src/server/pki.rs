@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::private_file;
 use client::tls::{self, Current, Trust};
 
 use rcgen::{
@@ -31,15 +32,8 @@ const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// The verb.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] std::io::Error),
     /// A file does not hold what it should.
     #[error("{} is not usable: {what}. Restore it from a backup, or remove the whole tls directory to start with new authorities (every node must then join again)", path.display())]
     Bad {
@@ -105,30 +99,6 @@ fn not_before_after(lifetime: Duration) -> (rcgen_time::OffsetDateTime, rcgen_ti
 
 use time as rcgen_time;
 
-pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Error> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let failed = |source| Error::File { action: "write", path: path.to_owned(), source };
-    let temporary = path.with_extension("new");
-    let mut f = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed)?;
-    f.write_all(text.as_bytes()).and_then(|()| f.sync_all()).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(failed)
-}
-
-pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
-    match std::fs::read_to_string(path) {
-        Ok(s) => Ok(Some(s)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::File { action: "read", path: path.to_owned(), source }),
-    }
-}
-
 impl Authority {
     /// Loads an authority, or makes it when neither of its files exists.
     ///
@@ -136,12 +106,12 @@ impl Authority {
     /// A file that cannot be read, written or understood.
     pub fn load_or_create(directory: &Path, name: &str) -> Result<Authority, Error> {
         let (crt, key) = (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")));
-        let (pem, key_pem) = match (read(&crt)?, read(&key)?) {
+        let (pem, key_pem) = match (private_file::read(&crt)?, private_file::read(&key)?) {
             (Some(c), Some(k)) => (c, k),
             (None, None) => {
                 let (c, k) = Self::make(name)?;
-                write_private(&key, &k)?;
-                write_private(&crt, &c)?;
+                private_file::write(&key, &k)?;
+                private_file::write(&crt, &c)?;
                 (c, k)
             }
             (c, _) => {
@@ -282,23 +252,18 @@ impl Pki {
     /// # Errors
     /// See [`Error`].
     pub fn load_or_create(directory: &Path, names: &[String]) -> Result<Pki, Error> {
-        std::fs::create_dir_all(directory).map_err(|source| Error::File {
-            action: "create",
-            path: directory.to_owned(),
-            source,
-        })?;
         let server_ca = Authority::load_or_create(directory, "server-ca")?;
         let kubelet_ca = Authority::load_or_create(directory, "kubelet-ca")?;
         let client_ca = Authority::load_or_create(directory, "client-ca")?;
         let request_header_ca = Authority::load_or_create(directory, "request-header-ca")?;
         let path = directory.join("service.key");
-        let service_key_pem = match read(&path)? {
+        let service_key_pem = match private_file::read(&path)? {
             Some(k) => k,
             None => {
                 let k = KeyPair::generate()
                     .map_err(|e| Error::Issue { subject: "service accounts".into(), what: e.to_string() })?
                     .serialize_pem();
-                write_private(&path, &k)?;
+                private_file::write(&path, &k)?;
                 k
             }
         };

@@ -178,15 +178,12 @@ impl Selection {
             return false;
         }
         self.fields.requirements().iter().all(|r| {
-            let value = match r.path.as_str() {
-                "metadata.name" => m.name.as_str(),
-                "metadata.namespace" => m.namespace.as_str(),
-                path => {
-                    let i = resource.selectable_fields.iter().position(|f| f == path);
-                    i.map(|i| object.selectable(resource)[i].as_str()).unwrap_or_default()
-                }
+            let equal = match r.path.as_str() {
+                "metadata.name" => m.name == r.value,
+                "metadata.namespace" => m.namespace == r.value,
+                path => object.selectable(resource, path) == r.value,
             };
-            (value == r.value) == r.equal
+            equal == r.equal
         })
     }
 }
@@ -510,6 +507,7 @@ impl Registry {
             let mut new = accept(ctx, resource, change(&served(resource, &old))?, &mut warnings)?;
             place(resource, &mut new, namespace, name)?;
             preconditions(resource, name, &new, &current)?;
+            new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
             let object = match self
                 .update_once(ctx, resource, namespace, name, subresource, &current, &old, new, &mut warnings)
                 .await
@@ -579,19 +577,23 @@ impl Registry {
     ) -> Result<Arc<Object>, WriteError> {
         let strategy = &resource.strategy;
         keep_system_metadata(&mut new, old);
-        if subresource == "status" {
-            keep_all_but_status(&mut new, old);
-            strategy.prepare_status(&mut new, old);
-        } else {
-            if resource.has_status
-                && let Some(m) = new.as_object_mut()
-            {
-                match old.get("status") {
-                    Some(s) => m.insert("status".into(), s.clone()),
-                    None => m.remove("status"),
-                };
+        match subresource {
+            "" => {
+                if resource.has_status
+                    && let Some(m) = new.as_object_mut()
+                {
+                    match old.get("status") {
+                        Some(s) => m.insert("status".into(), s.clone()),
+                        None => m.remove("status"),
+                    };
+                }
+                strategy.prepare_update(&mut new, old);
             }
-            strategy.prepare_update(&mut new, old);
+            "status" => {
+                keep_all_but_status(&mut new, old);
+                strategy.prepare_status(&mut new, old);
+            }
+            aspect => strategy.prepare_aspect(aspect, &mut new, old),
         }
         strategy.default(&mut new);
         let attributes = Self::attributes(ctx, resource, Operation::Update, namespace, name, subresource);
@@ -603,18 +605,16 @@ impl Registry {
         }
         let mut errors = api::metadata::validate_object_meta(&new, resource.namespaced, |_| None);
         errors.extend(api::metadata::validate_object_meta_update(&new, old));
-        if subresource == "status" {
-            errors.extend(strategy.validate_status(&new, old));
-        } else {
-            errors.extend(strategy.validate(&new));
-            errors.extend(strategy.validate_update(&new, old));
+        match subresource {
+            "" => errors.extend(strategy.validate_changed(&new, old)),
+            "status" => errors.extend(strategy.validate_status(&new, old)),
+            aspect => errors.extend(strategy.validate_aspect(aspect, &new, old)),
         }
         if !errors.is_empty() {
             return Err(Status::invalid(&resource.group, &resource.kind, name, &errors).into());
         }
         self.admit_validate(&attributes, Some(&new), Some(old)).await?;
         warnings.extend(strategy.warnings(&new));
-        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
         let finished = finished_deletion(resource, &new);
         if new == *old && !finished {
             return Ok(current.clone());
@@ -732,7 +732,7 @@ fn accept(ctx: &WriteContext, resource: &Resource, body: Decoded, warnings: &mut
         m.insert("metadata".into(), Value::Object(Map::new()));
     }
     if let Some(c) = &resource.convert {
-        (c.to_storage)(&mut value);
+        c.to_storage(resource, &mut value);
     }
     Ok(value)
 }
@@ -744,7 +744,7 @@ pub fn served<'a>(resource: &Resource, stored: &'a Value) -> std::borrow::Cow<'a
         Some(_) if stored.is_null() => std::borrow::Cow::Borrowed(stored),
         Some(c) => {
             let mut v = stored.clone();
-            (c.from_storage)(&mut v);
+            c.from_storage(&mut v);
             std::borrow::Cow::Owned(v)
         }
     }
@@ -788,6 +788,12 @@ fn preconditions(resource: &Resource, name: &str, new: &Value, current: &Object)
         && rv != current.meta().resource_version
     {
         return Err(Status::stale(&resource.group, &resource.plural, name));
+    }
+    if given("resourceVersion").is_none() && !resource.unconditional_update {
+        // The value is upstream's revision in the way Go prints it here.
+        let mut e = api::field::FieldError::invalid("metadata.resourceVersion", Value::Null, "");
+        (e.value, e.detail) = (None, "0x0: must be specified for an update".to_owned());
+        return Err(Status::invalid(&resource.group, &resource.plural, name, &vec![e]));
     }
     Ok(())
 }

@@ -25,15 +25,6 @@ pub fn prefix(resource: &Resource) -> String {
     format!("/registry/{group}/{}/", resource.plural)
 }
 
-/// What a stored value decodes to.
-#[derive(Debug)]
-pub struct Stored {
-    /// The object with its revision.
-    pub object: Arc<Object>,
-    /// Whether this write created the object.
-    pub created: bool,
-}
-
 /// Encodes an object for the store.
 ///
 /// # Errors
@@ -66,28 +57,39 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|w| w == needle)
 }
 
+/// Whether the write that stored a value created the object.
+///
+/// # Errors
+/// 500 when the value was not written by [`encode`].
+pub fn created(key: &str, value: &[u8]) -> Result<bool, Status> {
+    if value.len() < HEADER || value[0] != PLAIN {
+        return Err(broken(key, "has an unknown format"));
+    }
+    Ok(value[1] != 0)
+}
+
 /// Decodes a stored value at the revision that put it.
 ///
 /// # Errors
 /// 500 when the value was not written by [`encode`].
-pub fn decode(key: &str, value: &[u8], revision: Revision) -> Result<Stored, Status> {
-    let broken = |what: &str| Status::internal(format!("the stored value of {key} {what}"));
-    if value.len() < HEADER || value[0] != PLAIN {
-        return Err(broken("has an unknown format"));
-    }
-    let created = value[1] != 0;
+pub fn decode(key: &str, value: &[u8], revision: Revision) -> Result<Arc<Object>, Status> {
+    created(key, value)?;
     let at = u32::from_le_bytes([value[2], value[3], value[4], value[5]]) as usize;
     let json = &value[HEADER..];
     if at > json.len() {
-        return Err(broken("is cut short"));
+        return Err(broken(key, "is cut short"));
     }
     let digits = revision.to_string();
     let mut out = BytesMut::with_capacity(json.len() + digits.len());
     out.put_slice(&json[..at]);
     out.put_slice(digits.as_bytes());
     out.put_slice(&json[at..]);
-    let object = Object::from_bytes(out.freeze()).map_err(|e| broken(&format!("is not an object: {e}")))?;
-    Ok(Stored { object: Arc::new(object), created })
+    let object = Object::from_bytes(out.freeze()).map_err(|e| broken(key, &format!("is not an object: {e}")))?;
+    Ok(Arc::new(object))
+}
+
+fn broken(key: &str, what: &str) -> Status {
+    Status::internal(format!("the stored value of {key} {what}"))
 }
 
 /// The object with another resourceVersion: the last state of a deleted object carries
@@ -142,7 +144,7 @@ pub async fn write(
     let bytes = encode(&mut value, expect == Expect::Absent)?;
     let full = format!("{prefix}{key}");
     match store.put(&full, bytes.clone(), expect).await {
-        Ok(revision) => Ok(decode(&full, &bytes, revision)?.object),
+        Ok(revision) => Ok(decode(&full, &bytes, revision)?),
         Err(store::Error::Conflict { .. }) => Err(WriteError::Conflict),
         Err(e) => Err(WriteError::Status(status_of(e))),
     }
@@ -170,11 +172,11 @@ mod tests {
         let mut v = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a", "namespace": "b",
             "annotations": {"resourceVersion": "\"resourceVersion\":\"\""}}});
         let bytes = encode(&mut v, true).unwrap();
-        let stored = decode("k", &bytes, 42).unwrap();
-        assert!(stored.created);
-        assert_eq!(stored.object.revision(), 42);
-        assert_eq!(stored.object.meta().annotations["resourceVersion"], "\"resourceVersion\":\"\"");
-        assert_eq!(stored.object.key(), "b/a");
+        assert!(created("k", &bytes).unwrap());
+        let object = decode("k", &bytes, 42).unwrap();
+        assert_eq!(object.revision(), 42);
+        assert_eq!(object.meta().annotations["resourceVersion"], "\"resourceVersion\":\"\"");
+        assert_eq!(object.key(), "b/a");
     }
 
     #[test]

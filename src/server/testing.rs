@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::authn::join_tokens::JoinSecrets;
 use crate::request::User;
 use crate::{Config, Server};
 
@@ -33,9 +34,11 @@ impl Testing {
             advertise_address: [127, 0, 0, 1].into(),
             port: 6443,
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
             service_cidr: "10.43.0.0/16".parse().unwrap(),
             cluster_domain: "cluster.local".to_owned(),
             node_ports: (30000, 32767),
+            join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());

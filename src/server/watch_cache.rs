@@ -2,23 +2,29 @@
 //!
 //! One [`Cache`] per stored resource holds a persistent (immutable) ordered map and the
 //! recent events, each with the map's root after it. One task (see [`Caches::run`]) follows
-//! the store's watch and feeds all caches, so they all stand at one revision.
+//! the store's watch and feeds all caches, so they all stand at one revision. After a restart
+//! [`history`] makes the recent events again from what the store remembers.
 //!
 //! Invariants: events enter in revision order; a watcher sees every event after its start
 //! exactly once or is closed; a slow watcher is closed, never waited for.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use api::{Object, Status};
-use bytes::{BufMut, Bytes, BytesMut};
 use imbl::OrdMap;
 use store::{Revision, Store};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::storage;
+
+mod event;
+mod history;
+
+use event::event_of;
+pub use event::{CacheEvent, Change, frame};
 
 /// Events kept per resource for watches that resume and lists at exact revisions.
 const HISTORY: usize = 1024;
@@ -29,73 +35,6 @@ const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The objects of a resource by key, at one revision.
 pub type Objects = OrdMap<Arc<str>, Arc<Object>>;
-
-/// One change of one object.
-#[derive(Debug)]
-pub struct CacheEvent {
-    /// The revision it took.
-    pub revision: Revision,
-    /// The state before; `None` for a creation, or when it happened before this server's history.
-    pub old: Option<Arc<Object>>,
-    /// The state after; for a deletion the last state, carrying the deletion's revision.
-    pub object: Arc<Object>,
-    /// What happened.
-    pub change: Change,
-    frames: [OnceLock<Bytes>; 3],
-}
-
-/// What happened to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Created.
-    Added,
-    /// Updated.
-    Modified,
-    /// Deleted.
-    Deleted,
-}
-
-impl Change {
-    /// The `type` of a watch event.
-    pub fn name(self) -> &'static str {
-        ["ADDED", "MODIFIED", "DELETED"][self as usize]
-    }
-}
-
-impl CacheEvent {
-    /// The JSON frame of this event as `change`, made once and shared by all watchers.
-    pub fn frame(&self, change: Change) -> Bytes {
-        self.frames[change as usize].get_or_init(|| frame(change.name(), self.object.bytes())).clone()
-    }
-
-    /// What a watcher with a selection sees of it.
-    pub fn seen(&self, selects: &(dyn Fn(&Object) -> bool + Send + Sync)) -> Option<Change> {
-        let new = self.change != Change::Deleted && selects(&self.object);
-        let old = match (&self.old, self.change) {
-            (Some(o), _) => selects(o),
-            (None, Change::Added) => false,
-            // Unknown: to tell a watcher of a deletion it need not know of does no harm.
-            (None, _) => true,
-        };
-        match (old, new, self.change) {
-            (_, true, Change::Added) | (false, true, _) => Some(Change::Added),
-            (true, true, _) => Some(Change::Modified),
-            (true, false, _) => Some(Change::Deleted),
-            (false, false, _) => None,
-        }
-    }
-}
-
-/// A watch event of any JSON object as one line.
-pub fn frame(kind: &str, object: &[u8]) -> Bytes {
-    let mut b = BytesMut::with_capacity(object.len() + 40);
-    b.put_slice(b"{\"type\":\"");
-    b.put_slice(kind.as_bytes());
-    b.put_slice(b"\",\"object\":");
-    b.put_slice(object);
-    b.put_slice(b"}\n");
-    b.freeze()
-}
 
 /// Which objects a watcher wants.
 pub type Selects = Box<dyn Fn(&Object) -> bool + Send + Sync>;
@@ -110,12 +49,54 @@ struct State {
     objects: Objects,
     /// The revision of the last event that was taken in.
     revision: Revision,
+    recent: Recent,
+    watchers: Vec<Watcher>,
+    /// While the objects are being read: the events since that began.
+    loading: Option<Vec<store::Event>>,
+}
+
+/// What a cache remembers of the last events.
+struct Recent {
+    /// Each event with the objects after it, where they are known: not so for some events
+    /// from before a restart.
+    events: VecDeque<(Arc<CacheEvent>, Option<Objects>)>,
+    /// The objects before the first of `events`.
+    base: Option<Objects>,
     /// Watches can start after any revision from here on.
     oldest: Revision,
-    events: VecDeque<(Arc<CacheEvent>, Objects)>,
-    /// What `objects` was before the first of `events`.
-    base: Objects,
-    watchers: Vec<Watcher>,
+}
+
+impl Recent {
+    fn push(&mut self, event: Arc<CacheEvent>, root: Objects) {
+        self.events.push_back((event, Some(root)));
+        if self.events.len() > HISTORY
+            && let Some((dropped, root)) = self.events.pop_front()
+        {
+            self.oldest = dropped.revision;
+            self.base = root;
+        }
+    }
+
+    /// The objects after the last event up to `revision`.
+    fn root_at(&self, revision: Revision) -> Result<Objects, Status> {
+        let root = match self.events.partition_point(|(e, _)| e.revision <= revision) {
+            0 => &self.base,
+            after => &self.events[after - 1].1,
+        };
+        match root {
+            Some(root) if revision >= self.oldest => Ok(root.clone()),
+            _ => Err(too_old(revision, self.oldest)),
+        }
+    }
+
+    /// The events after `revision`.
+    fn since(&self, revision: Revision) -> Result<impl Iterator<Item = &Arc<CacheEvent>>, Status> {
+        if revision < self.oldest {
+            return Err(too_old(revision, self.oldest));
+        }
+        let from = self.events.partition_point(|(e, _)| e.revision <= revision);
+        Ok(self.events.range(from..).map(|(e, _)| e))
+    }
 }
 
 /// The cache of one stored resource.
@@ -162,11 +143,7 @@ impl Cache {
         if revision >= s.revision {
             return Ok(s.objects.clone());
         }
-        if revision < s.oldest {
-            return Err(too_old(revision, s.oldest));
-        }
-        let after = s.events.partition_point(|(e, _)| e.revision <= revision);
-        Ok(if after == 0 { s.base.clone() } else { s.events[after - 1].1.clone() })
+        s.recent.root_at(revision)
     }
 
     /// Starts a watch of keys with `prefix`. `after`: 0 starts with the current state.
@@ -183,11 +160,7 @@ impl Cache {
         let mut s = self.lock();
         let mut past = Vec::new();
         if after != 0 {
-            if after < s.oldest {
-                return Err(too_old(after, s.oldest));
-            }
-            let from = s.events.partition_point(|(e, _)| e.revision <= after);
-            for (event, _) in s.events.range(from..) {
+            for event in s.recent.since(after)? {
                 if event.object.key().starts_with(prefix)
                     && let Some(change) = event.seen(&*selects)
                 {
@@ -206,34 +179,52 @@ impl Cache {
         self.lock().watchers.iter().filter(|w| !w.sender.is_closed()).count()
     }
 
+    /// An empty cache that keeps events until its objects have been read.
+    fn loading(prefix: &str) -> Cache {
+        let recent = Recent { events: VecDeque::new(), base: None, oldest: Revision::MAX };
+        let loading = Some(Vec::new());
+        let state = State { objects: Objects::new(), revision: 0, recent, watchers: Vec::new(), loading };
+        Cache { prefix: prefix.to_owned(), state: Mutex::new(state) }
+    }
+
+    /// Takes in what was read, and what has happened since.
+    fn loaded(&self, range: &store::Range) -> Result<(), Status> {
+        let mut objects = Objects::new();
+        for item in &range.items {
+            let object = storage::decode(&item.key, &item.value, item.revision)?;
+            objects.insert(Arc::from(&item.key[self.prefix.len()..]), object);
+        }
+        let missed = {
+            let mut s = self.lock();
+            s.revision = range.revision;
+            s.recent = Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: range.revision };
+            s.objects = objects;
+            s.loading.take().unwrap_or_default()
+        };
+        missed.iter().filter(|e| e.revision > range.revision).try_for_each(|e| self.apply(e))
+    }
+
     fn apply(&self, event: &store::Event) -> Result<(), Status> {
         let key: Arc<str> = Arc::from(&event.key[self.prefix.len()..]);
         let mut s = self.lock();
+        if let Some(kept) = &mut s.loading {
+            kept.push(event.clone());
+            return Ok(());
+        }
+        if event.revision <= s.revision {
+            // It was in what was read.
+            return Ok(());
+        }
         let old = s.objects.get(&key).cloned();
-        let (object, change) = match &event.value {
-            Some(bytes) => {
-                let stored = storage::decode(&event.key, bytes, event.revision)?;
-                let change = if stored.created { Change::Added } else { Change::Modified };
-                (stored.object, change)
-            }
-            None => match &old {
-                Some(o) => (storage::at_revision(o, event.revision)?, Change::Deleted),
-                None => {
-                    // Deleted before this server's history began: watches cannot start before it.
-                    s.oldest = event.revision;
-                    s.revision = event.revision;
-                    s.events.clear();
-                    s.base = s.objects.clone();
-                    return Ok(());
-                }
-            },
-        };
-        match change {
-            Change::Deleted => s.objects.remove(&key),
-            _ => s.objects.insert(key.clone(), object.clone()),
-        };
         s.revision = event.revision;
-        let event = Arc::new(CacheEvent { revision: event.revision, old, object, change, frames: Default::default() });
+        let Some(event) = event_of(event, old, None)? else {
+            // The deletion of what was never here: nobody has seen it.
+            return Ok(());
+        };
+        match event.change {
+            Change::Deleted => s.objects.remove(&key),
+            _ => s.objects.insert(key.clone(), event.object.clone()),
+        };
         s.watchers.retain(|w| {
             if !key.starts_with(&w.prefix) {
                 return !w.sender.is_closed();
@@ -245,13 +236,7 @@ impl Cache {
             }
         });
         let root = s.objects.clone();
-        s.events.push_back((event, root));
-        if s.events.len() > HISTORY
-            && let Some((dropped, root)) = s.events.pop_front()
-        {
-            s.oldest = dropped.revision;
-            s.base = root;
-        }
+        s.recent.push(event, root);
         Ok(())
     }
 }
@@ -274,8 +259,8 @@ impl std::fmt::Debug for Caches {
 }
 
 impl Caches {
-    /// Loads everything under the given prefixes. History begins here: a watch from before a
-    /// restart is answered with 410, and its client lists again.
+    /// Loads everything under the given prefixes, and the recent events, so that watches from
+    /// before a restart go on.
     ///
     /// # Errors
     /// A store error, or a value that does not decode.
@@ -284,27 +269,52 @@ impl Caches {
         let mut objects: BTreeMap<&str, Objects> = prefixes.iter().map(|p| (p.as_str(), Objects::new())).collect();
         for item in &range.items {
             let Some(prefix) = prefix_of(&item.key) else { continue };
-            if let Some(map) = objects.get_mut(prefix) {
-                let stored = storage::decode(&item.key, &item.value, item.revision)?;
-                map.insert(Arc::from(&item.key[prefix.len()..]), stored.object);
-            }
+            // Custom resources, too, are in no prefix that was given.
+            let object = storage::decode(&item.key, &item.value, item.revision)?;
+            objects.entry(prefix).or_default().insert(Arc::from(&item.key[prefix.len()..]), object);
         }
         let revision = range.revision;
-        let by_prefix = objects
-            .into_iter()
-            .map(|(prefix, objects)| {
-                let state = State {
-                    base: objects.clone(),
-                    objects,
-                    revision,
-                    oldest: revision,
-                    events: VecDeque::new(),
-                    watchers: Vec::new(),
-                };
-                (prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state: Mutex::new(state) }))
-            })
-            .collect();
+        let (past, complete) = history::read(&*store, revision).await?;
+        let mut by_prefix = HashMap::new();
+        for (prefix, objects) in objects {
+            let recent = match past.get(prefix) {
+                Some(past) => history::rebuild(prefix, past, &objects)?,
+                None => Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: complete },
+            };
+            let state = Mutex::new(State { objects, revision, recent, watchers: Vec::new(), loading: None });
+            by_prefix.insert(prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state }));
+        }
         Ok(Arc::new(Caches { store, by_prefix: RwLock::new(by_prefix), applied: watch::Sender::new(revision) }))
+    }
+
+    /// Begins to hold a key space that was not known at the start; one that is held stays.
+    ///
+    /// # Errors
+    /// A store error, or a value that does not decode.
+    pub async fn add(&self, prefix: &str) -> Result<(), Status> {
+        let cache = {
+            let mut all = self.by_prefix.write().unwrap_or_else(|e| e.into_inner());
+            if all.contains_key(prefix) {
+                return Ok(());
+            }
+            let cache = Arc::new(Cache::loading(prefix));
+            all.insert(prefix.to_owned(), cache.clone());
+            cache
+        };
+        // Events from here on are kept, so that none is missed between reading and following.
+        let loaded = match self.store.range(prefix, None, 0).await {
+            Ok(range) => cache.loaded(&range),
+            Err(e) => Err(storage::status_of(e)),
+        };
+        if loaded.is_err() {
+            self.remove(prefix);
+        }
+        loaded
+    }
+
+    /// Forgets a key space; its watches end.
+    pub fn remove(&self, prefix: &str) {
+        self.by_prefix.write().unwrap_or_else(|e| e.into_inner()).remove(prefix);
     }
 
     /// The cache of a key space.

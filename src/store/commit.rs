@@ -3,8 +3,8 @@
 //!
 //! A write's way: expectations checked → frame appended and synced → **published**
 //! (visible to reads through the hub, sent to watchers, acknowledged) → applied to
-//! the engine. A checkpoint's way: engine made durable up to what is applied →
-//! `CHECKPOINT` replaced → log segments dropped that are older than both the
+//! the engine, together with others. A checkpoint's way: the rest applied → engine
+//! made durable → `CHECKPOINT` replaced → log segments dropped that are older than both the
 //! checkpoint and the history window. No step starts before the one it relies on
 //! is durable.
 
@@ -21,6 +21,7 @@ use crate::hub::{Hub, RingLimits};
 use crate::log::Log;
 use crate::manifest::Manifest;
 use crate::memory::{check_size, holds};
+use crate::unapplied::Unapplied;
 use crate::{Error, Event, Expect, KeyValue, Revision, io_error, lock};
 
 const RING: RingLimits = RingLimits { events: 4096, bytes: 4 << 20 };
@@ -36,6 +37,8 @@ pub(crate) struct Limits {
     pub checkpoint_bytes: u64,
     pub checkpoint_interval: Duration,
     pub reserve_bytes: u64,
+    /// How much the engine may be behind the log.
+    pub apply_bytes: usize,
 }
 
 /// One requested change; no value is a deletion.
@@ -80,7 +83,7 @@ pub(crate) struct Core {
     manifest: Manifest,
     limits: Limits,
     /// Published, but not yet in the engine.
-    unapplied: Option<Arc<[Event]>>,
+    unapplied: Unapplied,
     /// Why the engine no longer takes changes.
     engine_failure: Option<Error>,
     bytes_since_checkpoint: u64,
@@ -100,29 +103,22 @@ impl Core {
     ) -> Result<Self, Error> {
         let found = engine.revision()?;
         let mut replayed = 0;
+        let mut pending = Unapplied::default();
         let mut replay = |events: Vec<Event>| {
             replayed += events.len();
-            engine.apply(&events)
+            pending.push(events);
+            if pending.bytes() < limits.apply_bytes { Ok(()) } else { feed(&*engine, &mut pending) }
         };
         let log = Log::open(
             disk.clone(),
             manifest,
-            manifest.checkpoint.min(found),
+            (manifest.checkpoint.min(found), manifest.checkpoint.max(found)),
             limits.segment_bytes,
             now_ms,
             &mut replay,
         )?;
+        feed(&*engine, &mut pending)?;
         let last = log.last();
-        if found > last {
-            return Err(Error::Corrupt {
-                file: disk.path(""),
-                offset: 0,
-                what: format!("the log ends at revision {last}, but {found} was written"),
-                advice: "Acknowledged writes are missing from the log; restore a snapshot \
-                         into a new data directory"
-                    .into(),
-            });
-        }
         tracing::debug!(revision = last, replayed, "store opened");
         let oldest = manifest.oldest.max(log.before_first());
         let hub = Hub::new(last, oldest, RING, Some(log.index()));
@@ -140,7 +136,7 @@ impl Core {
             shared,
             manifest,
             limits,
-            unapplied: None,
+            unapplied: Unapplied::default(),
             engine_failure: None,
             bytes_since_checkpoint: 0,
             dirty_since_ms: (replayed > 0).then_some(now_ms),
@@ -190,7 +186,7 @@ impl Core {
                 let newest = last + batch.len() as u64;
                 self.shared.hub.publish(&batch, self.shared.applied.load(Ordering::Acquire));
                 self.shared.revision.store(newest, Ordering::Release);
-                self.unapplied = Some(batch);
+                self.unapplied.push(batch.iter().cloned());
                 answers
             }
             // Some answers rest on writes that did not happen: all are withdrawn.
@@ -209,7 +205,10 @@ impl Core {
         if !blind {
             let current = match changed.get(&write.key) {
                 Some(current) => current.clone(),
-                None => self.engine.get(&write.key)?,
+                None => match self.unapplied.get(&write.key) {
+                    Some(current) => current.clone(),
+                    None => self.engine.get(&write.key)?,
+                },
             };
             let held = current.as_ref().map(|entry| entry.revision);
             if !holds(write.expect, held, write.value.is_some()) {
@@ -241,15 +240,18 @@ impl Core {
         self.log.append(events, now_ms)
     }
 
-    /// Brings the engine up to what was committed.
+    /// Feeds the engine what was committed, when there is enough of it.
     pub(crate) fn apply(&mut self) {
-        let Some(batch) = self.unapplied.take() else {
-            return;
-        };
-        let Some(last) = batch.last() else { return };
+        if self.unapplied.bytes() >= self.limits.apply_bytes {
+            self.apply_all();
+        }
+    }
+
+    fn apply_all(&mut self) {
+        let Some((_, last)) = self.unapplied.events() else { return };
         let _gate = self.shared.gate.write().unwrap_or_else(PoisonError::into_inner);
-        match self.engine.apply(&batch) {
-            Ok(()) => self.shared.applied.store(last.revision, Ordering::Release),
+        match feed(&*self.engine, &mut self.unapplied) {
+            Ok(()) => self.shared.applied.store(last, Ordering::Release),
             Err(error) => {
                 tracing::error!(%error, "the state engine failed; the store is read-only until a restart");
                 self.engine_failure = Some(error);
@@ -290,6 +292,7 @@ impl Core {
     /// Up to where a checkpoint made now will reach; `None` when the engine failed.
     /// The caller runs [`Engine::checkpoint`] next, on any thread.
     pub(crate) fn begin_checkpoint(&mut self) -> Option<Revision> {
+        self.apply_all();
         if self.engine_failure.is_some() {
             return None;
         }
@@ -330,6 +333,15 @@ impl Core {
     fn drop_segments(&mut self) -> Result<(), Error> {
         self.log.drop_through(self.manifest.oldest.min(self.manifest.checkpoint))
     }
+}
+
+/// Brings the engine up to date.
+fn feed(engine: &dyn Engine, unapplied: &mut Unapplied) -> Result<(), Error> {
+    if let Some((events, _)) = unapplied.events() {
+        engine.apply(events)?;
+        *unapplied = Unapplied::default();
+    }
+    Ok(())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -23,6 +23,7 @@
 //! * `record`, `log`, `manifest` – the bytes on disk and the rules for changing them
 //! * `engine` – the materialized current state: sled, or a simulated one
 //! * `hub` – recent events and the watchers, from history over to live
+//! * `unapplied` – what the engine has yet to be fed
 //! * `commit` – commit, checkpoint and recovery, without a thread or a clock of its own
 //! * `durable` – [`DurableStore`]: the writer thread around `commit`
 //! * `memory` – [`MemoryStore`]
@@ -54,6 +55,7 @@ mod read;
 mod record;
 #[cfg(test)]
 mod simulated;
+mod unapplied;
 
 pub use durable::{DurableStore, Options};
 pub use memory::MemoryStore;
@@ -103,6 +105,14 @@ pub struct Event {
     pub key: Arc<str>,
     /// The new value; `None` for a deletion.
     pub value: Option<Bytes>,
+}
+
+impl Event {
+    /// What the key holds after it.
+    fn entry(&self) -> Option<KeyValue> {
+        let value = self.value.clone()?;
+        Some(KeyValue { key: self.key.clone(), value, revision: self.revision })
+    }
 }
 
 /// An ordered key space with one global revision. See the module for its guarantees.
@@ -212,6 +222,10 @@ pub enum Error {
     #[error("the store is closed")]
     Closed,
 }
+
+/// What a person can do when what is damaged cannot be made good.
+const RESTORE_ADVICE: &str = "The disk may be failing. Restore a backup of the data directory, \
+                              or move this one away to begin with an empty cluster";
 
 /// Describes a failed operation on a file.
 fn io_error(action: &'static str, file: String, error: std::io::Error) -> Error {

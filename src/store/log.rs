@@ -17,12 +17,11 @@ use crate::disk::{Disk, File};
 use crate::manifest::Manifest;
 use crate::record::{
     FRAME_BYTES_MAX, FRAME_HEADER, FrameRead, SEGMENT_HEADER, SegmentHeader, encode_frame, holds_later_frame,
-    read_frame,
+    read_frame, skip_frame,
 };
-use crate::{Error, Event, Revision, io_error, lock};
+use crate::{Error, Event, RESTORE_ADVICE, Revision, io_error, lock};
 
 const SUFFIX: &str = ".log";
-const RESTORE_ADVICE: &str = "The disk may be failing; restore a snapshot into a new data directory";
 
 /// What is known of a segment without reading it.
 #[derive(Clone, Debug)]
@@ -88,6 +87,15 @@ impl Index {
         let mut batches: Vec<Arc<[Event]>> = Vec::new();
         let mut start = None;
         while start.is_none_or(|start| offset - start < bytes) {
+            if start.is_none()
+                && let Some((last, behind)) = skip_frame(&*file, offset, revision)
+                    .map_err(|error| io_error("read", self.disk.path(&name), error))?
+                && last < next
+                && behind <= segment.length
+            {
+                (revision, offset) = (last + 1, behind);
+                continue;
+            }
             match read_frame(&*file, offset, segment.length, segment.header.salt, revision)
                 .map_err(|error| io_error("read", self.disk.path(&name), error))?
             {
@@ -128,20 +136,21 @@ pub(crate) struct Log {
 
 impl Log {
     /// Opens the log, hands every batch with a revision after `replay_after` to
-    /// `replay`, and cuts off a torn last frame.
+    /// `replay`, and cuts off a torn last frame. What follows `written`, the last revision
+    /// that is known to have been durable, may be torn; what comes before may not.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         manifest: Manifest,
-        replay_after: Revision,
+        (replay_after, written): (Revision, Revision),
         segment_bytes: u64,
         now_ms: u64,
         replay: &mut dyn FnMut(Vec<Event>) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let mut segments = find_segments(&*disk, manifest)?;
         if segments.is_empty() {
-            if manifest.checkpoint > 0 {
+            if written > 0 {
                 let what = "the log is missing";
-                return Err(corrupt(&*disk, &segment_name(manifest.checkpoint), 0, what));
+                return Err(corrupt(&*disk, &segment_name(written), 0, what));
             }
             let (header, file) = begin_segment(&*disk, 1, now_ms)?;
             return Ok(Self::new(disk, vec![empty_segment(header)], file, segment_bytes));
@@ -166,7 +175,7 @@ impl Log {
                 segment.last = base - 1;
                 continue;
             }
-            let file = scan(&*disk, segment, follower, replay_after, replay)?;
+            let file = scan(&*disk, segment, follower, (replay_after, written), replay)?;
             if let Some(base) = follower
                 && base != segment.last + 1
             {
@@ -179,8 +188,8 @@ impl Log {
             return Err(corrupt(&*disk, manifest_name(), 0, "no segment is active"));
         };
         let log = Self::new(disk, segments, active, segment_bytes);
-        if log.last() < manifest.checkpoint {
-            let what = format!("it ends at revision {}, but revision {} was written", log.last(), manifest.checkpoint);
+        if log.last() < written {
+            let what = format!("it ends at revision {}, but revision {written} was written", log.last());
             let (name, length) = log.active_name_and_length();
             return Err(corrupt(&*log.disk, &name, length, &what));
         }
@@ -365,7 +374,7 @@ fn scan(
     disk: &dyn Disk,
     segment: &mut Segment,
     follower: Option<Revision>,
-    replay_after: Revision,
+    (replay_after, written): (Revision, Revision),
     replay: &mut dyn FnMut(Vec<Event>) -> Result<(), Error>,
 ) -> Result<Box<dyn File>, Error> {
     let name = segment.name();
@@ -396,7 +405,7 @@ fn scan(
             }
             FrameRead::Bad(what) => {
                 let tail = (segment.length - offset) as usize;
-                if follower.is_some() || tail > FRAME_HEADER + FRAME_BYTES_MAX {
+                if follower.is_some() || segment.last < written || tail > FRAME_HEADER + FRAME_BYTES_MAX {
                     return Err(corrupt(disk, &name, offset, what));
                 }
                 let mut bytes = vec![0; tail];

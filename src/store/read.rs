@@ -2,7 +2,7 @@
 //!
 //! A reader notes how far the engine is (`applied`), reads without a lock, and
 //! then takes from the hub every event since: it holds all that the read may have
-//! half seen, and the last batch that is durable but not yet in the engine. The
+//! half seen, and the batches that are durable but not yet in the engine. The
 //! last event of a key overrides what was read of it, so the answer is exact at
 //! the hub's revision. Only when the ring has moved on too far, or deletions left
 //! a page short, the read is repeated, then with the writer held off the engine.
@@ -23,7 +23,7 @@ pub(crate) fn get(shared: &Shared, key: &str) -> Result<Option<KeyValue>, Error>
         let stored = engine.get(key)?;
         if let Some((batches, _)) = shared.hub.since(applied) {
             let newest = batches.iter().flat_map(|batch| batch.iter()).rfind(|event| *event.key == *key);
-            return Ok(newest.map_or(stored, entry));
+            return Ok(newest.map_or(stored, Event::entry));
         }
         gate.get_or_insert_with(|| shared.gate.read().unwrap_or_else(PoisonError::into_inner));
     }
@@ -74,7 +74,7 @@ fn correct(
     }
     let mut items: BTreeMap<Arc<str>, KeyValue> = scanned.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
     for (key, event) in newer {
-        match entry(event) {
+        match event.entry() {
             Some(entry) => items.insert(key, entry),
             None => items.remove(&key),
         };
@@ -92,9 +92,4 @@ fn page(mut items: Vec<KeyValue>, revision: Revision, limit: usize, cut: bool) -
         items.truncate(limit);
     }
     Some(Range { items, revision, more })
-}
-
-fn entry(event: &Event) -> Option<KeyValue> {
-    let value = event.value.clone()?;
-    Some(KeyValue { key: event.key.clone(), value, revision: event.revision })
 }

@@ -148,6 +148,19 @@ pub(crate) fn read_frame(
     }
 }
 
+/// The last revision of the frame at `offset` and the offset behind it, from its header alone:
+/// what a reader who looks for something later needs to know. `None` when the header does not
+/// say that the frame begins with `expected`.
+pub(crate) fn skip_frame(file: &dyn File, offset: u64, expected: Revision) -> io::Result<Option<(Revision, u64)>> {
+    let mut header = [0; FRAME_HEADER];
+    if file.read_at(&mut header, offset)? < FRAME_HEADER {
+        return Ok(None);
+    }
+    let (length, count) = (u64::from(u32_at(&header, 0)), u64::from(u32_at(&header, 16)));
+    let plausible = u64_at(&header, 8) == expected && count > 0 && length <= FRAME_BYTES_MAX as u64;
+    Ok(plausible.then_some((expected + count - 1, offset + FRAME_HEADER as u64 + length)))
+}
+
 /// Whether a sound frame of a revision after `expected` begins anywhere in `bytes`.
 /// After a torn write there is none: only one frame at a time is on its way.
 pub(crate) fn holds_later_frame(bytes: &[u8], salt: u32, expected: Revision) -> bool {

@@ -150,3 +150,82 @@ fn a_second_server_on_the_same_directory_or_port_is_told_so() {
     let overlap = server(&["--data-dir", &elsewhere, "--cluster-cidr=10.43.0.0/16"]);
     assert!(overlap.contains("overlap"), "{overlap}");
 }
+
+#[test]
+fn an_update_names_its_resource_version_only_where_upstream_asks() {
+    let c = Cluster::start();
+    let put = |path: &str, body: &str| c.kubectl_with(&["replace", "--raw", path, "-f", "-"], body);
+    c.kubectl(&["create", "cm", "a"]);
+    let map = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v"}}"#;
+    assert!(put("/api/v1/namespaces/default/configmaps/a", map).status.success());
+    let lease = r#"{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"l"},"spec":{}}"#;
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l";
+    assert!(put(path, lease).status.success(), "an update creates an absent lease");
+    let again = put(path, lease);
+    let told = String::from_utf8_lossy(&again.stderr);
+    assert!(told.contains("metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"), "{told}");
+}
+
+#[test]
+fn field_selectors_know_what_an_absent_field_means() {
+    let c = Cluster::start();
+    c.add_fake_node("n1");
+    let found = |args: &[&str]| c.kubectl(&[&["get", "-o", "name", "--field-selector"], args].concat()).lines().count();
+    assert_eq!(found(&["spec.unschedulable=false", "nodes"]), 1);
+    assert_eq!(found(&["spec.unschedulable=true", "nodes"]), 0);
+    c.apply(
+        "apiVersion: events.k8s.io/v1\nkind: Event\nmetadata: {name: e}\neventTime: 2026-01-01T00:00:00.000000Z\n\
+         reason: R\naction: A\ntype: Normal\nreportingController: c.example.com\nreportingInstance: i\n\
+         regarding: {namespace: default, kind: Pod, name: p}\n",
+    );
+    // The same object through both of its groups, whose fields differ.
+    assert_eq!(found(&["reportingController=c.example.com", "events.v1.events.k8s.io"]), 1);
+    assert_eq!(found(&["source=c.example.com,type=Normal", "events.v1."]), 1);
+}
+
+/// A PKCS#10 request for CN=jane, O=dev, in PEM and base64.
+const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIWU1IOENBUUF3SFRFTk1Bc0dBMVVFQXd3RWFtRnVaVEVNTUFvR0ExVUVDZ3dEWkdWMk1Ga3dFd1lIS29aSQp6ajBDQVFZSUtvWkl6ajBEQVFjRFFnQUV5WEpkUFpaV2p1UG1RbE5iYnNoYjFQVGlnY05vVFJHUjhsc215dlFvClVkdFFHajJENVJkeWRKZlFzNUtEZlI1eHBKeGw2ZFRsd0lHK29BZWZzMmFzTjZBQU1Bb0dDQ3FHU000OUJBTUMKQTBrQU1FWUNJUUNDTFFwMUpKWUxMYVdkL2FFVmpHWXE3NnlTU25tU0hMUk1MclZkNWIxczhnSWhBTGxkaVpiQgoveTdENHhLbEs2d09kdURkTlpoQTk3YmVaUWpmU0p5dEtibUkKLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==";
+
+#[test]
+fn certificate_requests_are_decided_and_signed_by_those_who_may() {
+    let c = Cluster::start();
+    let request = |name: &str, request: &str, signer: &str| {
+        format!(
+            "apiVersion: certificates.k8s.io/v1\nkind: CertificateSigningRequest\nmetadata: {{name: {name}}}\n\
+             spec: {{request: {request}, signerName: {signer}, usages: [client auth], username: mallory}}\n"
+        )
+    };
+    c.apply(&request("a", REQUEST, "example.com/x"));
+    assert_eq!(c.field(&["csr", "a"], ".spec.username"), "system:admin", "who asked is who the server knows");
+    assert!(c.kubectl(&["get", "csr"]).contains("Pending"));
+    c.kubectl(&["certificate", "approve", "a"]);
+    assert!(c.kubectl(&["get", "csr"]).contains("Approved"));
+    assert_eq!(c.field(&["csr", "a"], ".status.conditions[0].type"), "Approved");
+    let denied = r#"{"status":{"conditions":[{"type":"Denied","status":"True"}]}}"#;
+    let taken_back = c.refused(&["patch", "csr", "a", "--subresource=approval", "--type=merge", "-p", denied], "");
+    assert!(taken_back.contains("updates may not remove a condition of type \"Approved\""), "{taken_back}");
+    let garbage = c.refused(&["create", "-f", "-"], &request("b", "Z2FyYmFnZQ==", "example.com/x"));
+    assert!(garbage.contains("PEM block type must be CERTIFICATE REQUEST"), "{garbage}");
+    let signer = c.refused(&["create", "-f", "-"], &request("b", REQUEST, "x"));
+    assert!(signer.contains("must be a fully qualified domain and path"), "{signer}");
+}
+
+#[test]
+fn a_pod_takes_over_what_its_runtime_class_says() {
+    let c = Cluster::start();
+    c.apply(
+        "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: small}\nhandler: h\n\
+         overhead: {podFixed: {cpu: 10m}}\nscheduling: {nodeSelector: {kind: small}}\n",
+    );
+    let pod = |name: &str, class: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n\
+             spec: {{runtimeClassName: {class}, containers: [{{name: c, image: i}}]}}\n"
+        )
+    };
+    c.apply(&pod("a", "small"));
+    assert_eq!(c.field(&["pod", "a"], ".spec.overhead.cpu"), "10m");
+    assert_eq!(c.field(&["pod", "a"], ".spec.nodeSelector.kind"), "small");
+    let told = c.refused(&["create", "-f", "-"], &pod("b", "none"));
+    assert!(told.contains(r#"pod rejected: RuntimeClass "none" not found"#), "{told}");
+}

@@ -144,6 +144,22 @@ impl Host {
         self.says("the API is ready");
     }
 
+    /// Starts a server here that does not find a program, without waiting.
+    pub fn serve_without(&mut self, program: &str) {
+        let which = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().stdout;
+        let path = String::from_utf8(which).unwrap().trim().to_owned();
+        let mut c = self.command("unshare");
+        c.args(["--mount", "sh", "-c", "mount --bind /dev/null \"$1\" && shift && exec \"$@\"", "sh", &path]);
+        c.arg(env!("CARGO_BIN_EXE_sampan")).arg("server");
+        c.arg(format!("--write-kubeconfig={}", self.kubeconfig().display()));
+        self.start(c);
+    }
+
+    /// Waits until what runs here has ended by itself; whether it succeeded.
+    pub fn ended(&mut self) -> bool {
+        self.child.take().unwrap().wait().unwrap().success()
+    }
+
     /// Starts an agent here with the words of a join command, without waiting.
     pub fn join(&mut self, command: &str) {
         let mut words = command.split_whitespace();
@@ -220,12 +236,13 @@ impl Host {
         }
     }
 
-    /// `sampan uninstall`.
+    /// `sampan uninstall`, while the server or agent still runs.
     pub fn uninstall(&mut self) -> Output {
-        self.stop();
         let mut c = self.sampan();
-        c.args(["uninstall", "--yes"]).args(self.directories()).arg(self.cgroup());
-        c.arg(format!("--write-kubeconfig={}", self.kubeconfig().display())).output().unwrap()
+        c.arg("uninstall").args(self.directories()).arg(self.cgroup());
+        let out = c.arg(format!("--write-kubeconfig={}", self.kubeconfig().display())).output().unwrap();
+        self.stop();
+        out
     }
 
     /// What a host that was never used would not have: processes, links, rules, mounts, cgroups, files.

@@ -64,8 +64,7 @@ impl Cluster {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
-    /// Starts the process again on the same directory.
-    pub fn run(&mut self) {
+    fn spawn(&mut self) {
         let log = std::fs::File::create(self.directory.join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_sampan"))
             .args(["server", "--https-listen-port=0", "--bind-address=127.0.0.1"])
@@ -80,10 +79,33 @@ impl Cluster {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// Starts the process again on the same directory.
+    pub fn run(&mut self) {
+        self.spawn();
         let start = Instant::now();
         while !self.log().contains("the API is ready") {
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
             assert!(ended.is_none() && start.elapsed() < PATIENCE, "the server did not start:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the process, which must fail by itself, and returns what it said.
+    pub fn run_in_vain(&mut self) -> String {
+        self.spawn();
+        let mut child = self.child.take().unwrap();
+        let start = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(!status.success(), "the server ended well:\n{}", self.log());
+                return self.log();
+            }
+            if start.elapsed() > PATIENCE || self.log().contains("the API is ready") {
+                self.child = Some(child);
+                panic!("the server did not refuse to start");
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod api;
+mod corruption;
 mod durability;
 mod hosts;
+mod https;
 mod image;
 mod install;
 mod join;

@@ -61,7 +61,7 @@ fn a_pod_runs_logs_executes_survives_the_server_and_ends() {
     c.kubectl(&["delete", "pod", "p", "--timeout=30s"]);
     c.stop();
     let end = Command::new(env!("CARGO_BIN_EXE_sampan"))
-        .args(["uninstall", "--yes", "--data-dir"])
+        .args(["uninstall", "--data-dir"])
         .arg(c.directory().join("data"))
         .arg("--run-dir")
         .arg(c.directory().join("run"))
@@ -73,4 +73,19 @@ fn a_pod_runs_logs_executes_survives_the_server_and_ends() {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains(&c.directory().display().to_string()), "mounts are left");
     assert!(!c.directory().join("data").exists());
+}
+
+#[test]
+fn a_machine_that_lacks_a_program_says_which_and_how_to_get_it() {
+    if let Some(why) = crate::hosts::lacking() {
+        return skipped(&why);
+    }
+    let mut lab = crate::hosts::Lab::new();
+    for (program, package) in [("containerd", "containerd"), ("nft", "nftables")] {
+        let mut host = lab.host();
+        host.serve_without(program);
+        assert!(!host.ended());
+        let log = host.log();
+        assert!(log.contains("this machine lacks") && log.contains(&format!("install -y {package}")), "{log}");
+    }
 }

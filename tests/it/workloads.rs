@@ -150,3 +150,72 @@ fn a_silent_node_is_given_up_and_its_pods_move() {
     });
     eventually("the pod is told to go", || !c.field(&["pod", "p"], ".metadata.deletionTimestamp").is_empty());
 }
+
+#[test]
+fn a_disruption_budget_lets_go_as_many_pods_as_it_can_spare() {
+    let c = Cluster::start();
+    c.add_fake_node("n1");
+    c.apply(
+        "apiVersion: policy/v1\nkind: PodDisruptionBudget\nmetadata: {name: web}\n\
+         spec: {minAvailable: 1, selector: {matchLabels: {app: web}}}\n---\n\
+         apiVersion: apps/v1\nkind: ReplicaSet\nmetadata: {name: web}\n\
+         spec:\n  replicas: 2\n  selector: {matchLabels: {app: web}}\n  template:\n    \
+         metadata: {labels: {app: web}}\n    spec: {containers: [{name: c, image: i}]}\n",
+    );
+    eventually("two pods", || pods(&c, "app=web").len() == 2);
+    let all = pods(&c, "app=web");
+    let running = r#"{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}"#;
+    all.iter().for_each(|p| set_pod_status(&c, p, running));
+    eventually("one may go", || c.field(&["pdb", "web"], ".status.disruptionsAllowed") == "1");
+    let evict = |pod: &str| {
+        let body = format!(r#"{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{pod}"}}}}"#);
+        let path = format!("/api/v1/namespaces/default/pods/{pod}/eviction");
+        c.kubectl_with(&["create", "--raw", &path, "-f", "-"], &body)
+    };
+    assert!(evict(&all[0]).status.success());
+    assert_eq!(
+        c.field(&["pod", &all[0]], ".status.conditions[?(@.type=='DisruptionTarget')].reason"),
+        "EvictionByEvictionAPI"
+    );
+    eventually("none may go", || c.field(&["pdb", "web"], ".status.currentHealthy") == "1");
+    let told = String::from_utf8_lossy(&evict(&all[1]).stderr).into_owned();
+    assert!(told.contains("violate the pod's disruption budget"), "{told}");
+}
+
+#[test]
+fn endpoints_made_by_hand_are_mirrored_into_slices() {
+    let c = Cluster::start();
+    c.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {ports: [{port: 80}]}\n---\n\
+         apiVersion: v1\nkind: Endpoints\nmetadata: {name: s}\nsubsets: [{addresses: [{ip: 10.1.2.3}], ports: [{port: 80}]}]\n",
+    );
+    let addresses = || {
+        let path = "jsonpath={.items[*].endpoints[*].addresses[0]}";
+        c.kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=s", "-o", path])
+    };
+    eventually("the address is mirrored", || addresses() == "10.1.2.3");
+    c.kubectl(&[
+        "patch",
+        "ep",
+        "s",
+        "--type=json",
+        "-p",
+        r#"[{"op":"replace","path":"/subsets/0/addresses/0/ip","value":"10.1.2.4"}]"#,
+    ]);
+    eventually("the change is mirrored", || addresses() == "10.1.2.4");
+    c.kubectl(&["delete", "ep", "s"]);
+    eventually("the slice is gone", || addresses().is_empty());
+}
+
+#[test]
+fn a_finished_job_goes_with_its_pods_when_it_asked_for_it() {
+    let c = Cluster::start();
+    c.add_fake_node("n1");
+    c.apply(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j}\nspec:\n  ttlSecondsAfterFinished: 0\n  \
+         template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}\n",
+    );
+    eventually("the job has its pod", || pods(&c, "job-name=j").len() == 1);
+    set_pod_status(&c, &pods(&c, "job-name=j")[0], r#"{"status":{"phase":"Succeeded"}}"#);
+    eventually("the job is gone", || c.kubectl(&["get", "jobs,pods", "-o", "name"]).is_empty());
+}

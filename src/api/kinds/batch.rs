@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::cells::{age, containers, name, selector, since};
 use super::{child, list, pod_spec, set, text};
 use crate::field::{ErrorList, FieldError};
-use crate::resource::Strategy;
+use crate::resource::{Strategy, field_at};
 
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
@@ -51,6 +51,13 @@ fn validate_job(spec: &Value, path: &str, errors: &mut ErrorList) {
 pub(super) struct Job;
 
 impl Strategy for Job {
+    fn field(&self, o: &Value, path: &str) -> Option<String> {
+        // Upstream's name for the number of succeeded pods.
+        if path == "status.successful" {
+            return field_at(o, "status.succeeded").or_else(|| Some("0".to_owned()));
+        }
+        field_at(o, path)
+    }
     fn prepare_create(&self, o: &mut Value) {
         if o["spec"]["manualSelector"] == true {
             return;

@@ -7,7 +7,7 @@ use super::cells::{age, name, number, since};
 use super::{child, list, set, text};
 use crate::field::{ErrorList, FieldError};
 use crate::names;
-use crate::resource::Strategy;
+use crate::resource::{Strategy, field_at};
 
 pub(super) struct Namespace;
 
@@ -54,9 +54,12 @@ impl Strategy for Event {
     fn field(&self, o: &Value, path: &str) -> Option<String> {
         // Both spellings: core's and that of events.k8s.io.
         let path = path.replace("regarding", "involvedObject").replace("reportingController", "reportingComponent");
-        let path = if path == "source" { "source.component".to_owned() } else { path };
-        let found = o.pointer(&format!("/{}", path.replace('.', "/")))?.as_str()?;
-        Some(found.to_owned())
+        if path == "source" {
+            // New events name their source as the controller only.
+            let component = field_at(o, "source.component").filter(|c| !c.is_empty());
+            return component.or_else(|| field_at(o, "reportingComponent"));
+        }
+        field_at(o, &path)
     }
     fn creates_on_update(&self) -> bool {
         true

@@ -3,6 +3,7 @@
 
 mod batch;
 mod cells;
+mod certificate;
 mod cluster;
 mod config;
 mod container;
@@ -25,6 +26,7 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
     // One line for each kind with behaviour of its own, above the last.
     #[allow(clippy::match_single_binding)]
     match (group, kind) {
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => Arc::new(crate::custom::definition::Definition),
         ("", "Pod") => Arc::new(pod::Pod),
         ("", "PodTemplate") => Arc::new(pod::PodTemplate),
         ("", "Service") => Arc::new(service::Service),
@@ -49,6 +51,7 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("batch", "CronJob") => Arc::new(batch::CronJob),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => Arc::new(rbac::Role),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => Arc::new(rbac::Binding),
+        ("certificates.k8s.io", "CertificateSigningRequest") => Arc::new(certificate::CertificateSigningRequest),
         ("autoscaling", "HorizontalPodAutoscaler") => Arc::new(rows::Row(rows::horizontal_pod_autoscaler)),
         ("networking.k8s.io", "Ingress") => Arc::new(rows::Row(rows::ingress)),
         ("networking.k8s.io", "IngressClass") => Arc::new(rows::Row(rows::ingress_class)),
@@ -94,4 +97,23 @@ fn list_mut<'a>(v: &'a mut Value, field: &str) -> impl Iterator<Item = &'a mut V
 /// A string field; empty when absent.
 fn text<'a>(v: &'a Value, field: &str) -> &'a str {
     v[field].as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::strategy;
+
+    #[test]
+    fn a_selectable_field_that_is_absent_has_the_value_that_absence_means() {
+        let absent = |group: &str, kind: &str, path: &str| strategy(group, kind).field(&json!({}), path);
+        assert_eq!(absent("", "Node", "spec.unschedulable").as_deref(), Some("false"));
+        assert_eq!(absent("", "Pod", "spec.hostNetwork").as_deref(), Some("false"));
+        assert_eq!(absent("", "Pod", "spec.nodeName"), None);
+        assert_eq!(absent("apps", "ReplicaSet", "status.replicas").as_deref(), Some("0"));
+        assert_eq!(absent("batch", "Job", "status.successful").as_deref(), Some("0"));
+        let job = json!({"status": {"succeeded": 2}});
+        assert_eq!(strategy("batch", "Job").field(&job, "status.successful").as_deref(), Some("2"));
+    }
 }

@@ -7,13 +7,16 @@ use super::cells::{age, name};
 use super::{list, text};
 use crate::field::{ErrorList, FieldError};
 use crate::names;
-use crate::resource::Strategy;
+use crate::resource::{Strategy, field_at};
 
 const ROLE: &str = "node-role.kubernetes.io/";
 
 pub(super) struct Node;
 
 impl Strategy for Node {
+    fn field(&self, o: &Value, path: &str) -> Option<String> {
+        field_at(o, path).or_else(|| (path == "spec.unschedulable").then(|| "false".to_owned()))
+    }
     fn default(&self, o: &mut Value) {
         // The status defaults allocatable to capacity; the kubelet always sends both.
         if o.get("status").is_some_and(|s| s.get("allocatable").is_none())

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::cells::{age, name};
 use super::{list, pod_spec, text};
 use crate::field::{ErrorList, FieldError};
-use crate::resource::Strategy;
+use crate::resource::{Strategy, field_at};
 
 pub(super) struct Pod;
 
@@ -46,6 +46,9 @@ fn without_mutable(spec: &Value) -> Value {
 }
 
 impl Strategy for Pod {
+    fn field(&self, o: &Value, path: &str) -> Option<String> {
+        field_at(o, path).or_else(|| (path == "spec.hostNetwork").then(|| "false".to_owned()))
+    }
     fn default(&self, o: &mut Value) {
         pod_spec::default(&mut o["spec"]);
         if let Some(m) = o["spec"].as_object_mut() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::cells::{age, containers, labels, name, number, selector};
 use super::{child, pod_spec, set, text};
 use crate::field::{ErrorList, FieldError};
-use crate::resource::Strategy;
+use crate::resource::{Strategy, field_at};
 use crate::selector::LabelSelector;
 
 /// Defaults of `spec.replicas`, history limit and the template.
@@ -147,6 +147,9 @@ impl Strategy for Deployment {
 pub(super) struct ReplicaSet;
 
 impl Strategy for ReplicaSet {
+    fn field(&self, o: &Value, path: &str) -> Option<String> {
+        field_at(o, path).or_else(|| (path == "status.replicas").then(|| "0".to_owned()))
+    }
     fn default(&self, o: &mut Value) {
         default(o, true, false);
     }
@@ -173,6 +176,9 @@ impl Strategy for ReplicaSet {
 pub(super) struct ReplicationController;
 
 impl Strategy for ReplicationController {
+    fn field(&self, o: &Value, path: &str) -> Option<String> {
+        field_at(o, path).or_else(|| (path == "status.replicas").then(|| "0".to_owned()))
+    }
     fn default(&self, o: &mut Value) {
         default(o, true, false);
         let template_labels = o["spec"]["template"]["metadata"]["labels"].clone();

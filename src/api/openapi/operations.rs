@@ -324,7 +324,9 @@ impl<'a> Paths<'a> {
 
     fn subresource(&self, s: &Subresource) -> Value {
         let (verbs, kind, definition): (&[&str], _, Option<String>) = match s {
-            Subresource::Status => (&["get", "patch", "update"], self.kind(), Some(self.name.clone())),
+            Subresource::Status | Subresource::Aspect(_) => {
+                (&["get", "patch", "update"], self.kind(), Some(self.name.clone()))
+            }
             Subresource::Scale { .. } => {
                 (&["get", "patch", "update"], ("autoscaling", "v1", "Scale"), Some(SCALE.to_owned()))
             }

@@ -42,6 +42,7 @@ fn widget() -> Arc<Resource> {
         columns: Vec::new(),
         has_status: true,
         has_generation: true,
+        unconditional_update: true,
         storage_group: "example.org".into(),
         storage_version: "v1".into(),
         convert: None,

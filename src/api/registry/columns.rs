@@ -150,6 +150,7 @@ pub(super) fn of(kind: &str) -> Vec<Column> {
         "CSIStorageCapacity" => &["Name", "StorageClassName", "Capacity"],
         "Lease" => &["Name", "Holder", "Age"],
         "PriorityClass" => &["Name", "Value:integer", "Global-Default:boolean", "Age", "PreemptionPolicy"],
+        "CertificateSigningRequest" => &["Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition"],
         "RuntimeClass" => &["Name", "Handler", "Age"],
         // Role, ClusterRole, LimitRange and all without a printer of their own.
         _ => &["Name", "Created At:date"],

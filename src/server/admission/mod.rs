@@ -79,11 +79,13 @@ pub trait Admission: Send + Sync {
     }
 }
 
+mod certificates;
 mod default_toleration_seconds;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod rbac_escalation;
+mod runtime_class;
 mod service_account;
 mod service_addresses;
 
@@ -99,6 +101,8 @@ pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
         Arc::new(node_restriction::NodeRestriction(weak.clone())),
         Arc::new(service_account::ServiceAccount(weak.clone())),
         Arc::new(priority::Priority(weak.clone())),
+        Arc::new(runtime_class::RuntimeClass(weak.clone())),
+        Arc::new(certificates::Certificates(weak.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(rbac_escalation::RbacEscalation(weak.clone())),
         Arc::new(service_addresses::ServiceAddresses::new(weak)),

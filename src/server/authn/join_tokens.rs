@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use client::join::{AGENT, JOINERS, JoinToken, SERVER, hex, is_bootstrap_token};
+use client::private_file;
 use jiff::Timestamp;
 
 use super::Authenticator;
@@ -50,7 +51,7 @@ impl JoinSecrets {
             let path = directory.join(file);
             let text = match given {
                 Some(t) => Some(t.to_owned()),
-                None => pki::read(&path)?,
+                None => private_file::read(&path)?,
             };
             let bad = |e: client::join::BadToken| pki::Error::Bad { path, what: e.to_string() };
             text.map(|t| t.parse::<JoinToken>().map(|t| t.secret).map_err(bad)).transpose()
@@ -60,7 +61,7 @@ impl JoinSecrets {
         let agent = kept("agent-token", agent)?.unwrap_or_else(|| server.clone());
         for (file, id, secret) in [("token", SERVER, &server), ("agent-token", AGENT, &agent)] {
             let token = JoinToken { ca_hash: Some(pki.ca_hash()?), id: id.into(), secret: secret.clone() };
-            pki::write_private(&directory.join(file), &format!("{token}\n"))?;
+            private_file::write(&directory.join(file), &format!("{token}\n"))?;
         }
         Ok(JoinSecrets { server, agent })
     }

@@ -98,9 +98,8 @@ impl Authorizer for Node {
 fn pods_of(server: &Server, node: &str, namespace: &str) -> Vec<Value> {
     let Ok(pods) = server.resource("", "v1", "pods") else { return Vec::new() };
     let Ok(cache) = server.registry().cache(&pods) else { return Vec::new() };
-    let position = pods.selectable_fields.iter().position(|f| f == "spec.nodeName");
     let objects = cache.objects();
-    let on_node = |o: &api::Object| position.is_some_and(|i| o.selectable(&pods)[i] == node);
+    let on_node = |o: &api::Object| o.selectable(&pods, "spec.nodeName") == node;
     objects.values().filter(|o| o.meta().namespace == namespace && on_node(o)).map(|o| o.to_value()).collect()
 }
 

@@ -173,10 +173,13 @@ impl Server {
         if !i.subresource.is_empty() {
             match resource.subresource(&i.subresource) {
                 None => return Err(Status::no_such_resource()),
-                Some(Subresource::Status) => {}
+                Some(Subresource::Status | Subresource::Aspect(_)) => {}
                 Some(other) => return subresources::serve(self, &call, &resource, other, &body).await,
             }
         } else if !resource.stored {
+            if accepted.form != negotiate::Form::Object {
+                return Err(Status::not_acceptable("application/json, application/yaml"));
+            }
             return subresources::virtual_create(self, &call, &resource, &body).await;
         }
         let allowed = if i.subresource.is_empty() {

@@ -3,52 +3,124 @@
 //! What is not taken from sled: durability (its `flush` writes but does not sync;
 //! a checkpoint syncs its files one by one), snapshots (its scans see changes
 //! made meanwhile; `read` corrects them), background flushing (switched off: an
-//! idle store writes nothing), and patience (it may panic on a damaged file;
-//! every call is guarded).
+//! idle store writes nothing), patience (it may panic on a damaged file; every
+//! call is guarded), and integrity: a flipped byte in its file can make it leave out
+//! entries without a word. So every batch also writes a [`Summary`] of all entries,
+//! and opening reads them all and compares.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::Engine;
-use crate::{Error, Event, KeyValue, Revision, io_error};
+use crate::{Error, Event, KeyValue, Revision, io_error, lock};
 
 /// No UTF-8 text contains this byte, so no key collides with it, and it sorts last.
-const REVISION_KEY: &[u8] = b"\xffrevision";
+const SUMMARY_KEY: &[u8] = b"\xffsummary";
 const REVISION_BYTES: usize = 8;
 const CACHE_BYTES: u64 = 8 << 20;
 /// sled's threads may hold its lock for a moment after a previous instance was dropped.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What is known of all entries together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Summary {
+    /// The last revision applied.
+    revision: Revision,
+    /// How many entries there are.
+    entries: u64,
+    /// The sum of their [`checksum`]s, whatever their order.
+    checksums: u64,
+}
+
+impl Summary {
+    const BYTES: usize = 24;
+
+    fn encode(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        for (part, number) in bytes.chunks_exact_mut(8).zip([self.revision, self.entries, self.checksums]) {
+            part.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (numbers, []) = bytes.as_chunks::<8>() else { return None };
+        let [revision, entries, checksums] = <[_; 3]>::try_from(numbers).ok()?.map(u64::from_le_bytes);
+        Some(Self { revision, entries, checksums })
+    }
+
+    fn add(&mut self, checksum: u32) {
+        self.entries = self.entries.wrapping_add(1);
+        self.checksums = self.checksums.wrapping_add(checksum.into());
+    }
+
+    fn remove(&mut self, checksum: u32) {
+        self.entries = self.entries.wrapping_sub(1);
+        self.checksums = self.checksums.wrapping_sub(checksum.into());
+    }
+}
+
+fn checksum(key: &[u8], stored: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(stored);
+    hasher.finalize()
+}
+
 /// The state in a directory of its own.
 pub(crate) struct SledEngine {
     db: ::sled::Db,
     directory: PathBuf,
+    summary: Mutex<Summary>,
 }
 
 impl SledEngine {
-    /// Opens or creates the state. [`Error::Corrupt`] when sled cannot make sense of it.
+    /// Opens or creates the state. [`Error::Corrupt`] when sled cannot make sense of it, or
+    /// when it does not hold what was written.
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         let config = ::sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let begun = Instant::now();
         loop {
             match guard(directory, || config.open()) {
-                Ok(db) => {
-                    return Ok(Self { db, directory: directory.to_owned() });
-                }
+                Ok(db) => return Self::verified(db, directory),
                 Err(error) if is_busy(&error) && begun.elapsed() < REOPEN_PATIENCE => {
                     thread::sleep(Duration::from_millis(5));
                 }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn verified(db: ::sled::Db, directory: &Path) -> Result<Self, Error> {
+        let (noted, found) = guard(directory, || {
+            let noted = db.get(SUMMARY_KEY)?;
+            let mut found = Summary::default();
+            for entry in db.range::<&[u8], _>(..SUMMARY_KEY) {
+                let (key, stored) = entry?;
+                found.add(checksum(&key, &stored));
+            }
+            Ok((noted, found))
+        })?;
+        let noted = match noted {
+            Some(bytes) => Summary::decode(&bytes),
+            None => Some(Summary::default()),
+        };
+        let noted = noted.ok_or_else(|| damaged(directory, "its summary is not sound".into()))?;
+        if (Summary { revision: noted.revision, ..found }) != noted {
+            let what =
+                format!("it holds {} entries that are not the {} that were written", found.entries, noted.entries);
+            return Err(damaged(directory, what));
+        }
+        Ok(Self { db, directory: directory.to_owned(), summary: Mutex::new(noted) })
     }
 
     fn guard<T>(&self, operation: impl FnOnce() -> ::sled::Result<T>) -> Result<T, Error> {
@@ -70,11 +142,7 @@ impl SledEngine {
 
 impl Engine for SledEngine {
     fn revision(&self) -> Result<Revision, Error> {
-        let stored = self.guard(|| self.db.get(REVISION_KEY))?;
-        let Some(stored) = stored else { return Ok(0) };
-        let bytes = <[u8; REVISION_BYTES]>::try_from(&stored[..])
-            .map_err(|_| damaged(&self.directory, "its revision is not sound".into()))?;
-        Ok(Revision::from_le_bytes(bytes))
+        Ok(lock(&self.summary).revision)
     }
 
     fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
@@ -89,7 +157,7 @@ impl Engine for SledEngine {
         };
         let limit = if limit == 0 { usize::MAX } else { limit };
         let entries = self.guard(|| {
-            let range = self.db.range::<&[u8], _>((start, Bound::Excluded(REVISION_KEY)));
+            let range = self.db.range::<&[u8], _>((start, Bound::Excluded(SUMMARY_KEY)));
             let under_prefix = |entry: &::sled::Result<(::sled::IVec, ::sled::IVec)>| {
                 entry.as_ref().map_or(true, |(key, _)| key.starts_with(prefix.as_bytes()))
             };
@@ -106,20 +174,29 @@ impl Engine for SledEngine {
         let Some(last) = events.last() else {
             return Ok(());
         };
+        // Of several changes to a key only the last one counts.
+        let changes: BTreeMap<&str, &Event> = events.iter().map(|event| (&*event.key, event)).collect();
+        let mut summary = lock(&self.summary);
+        let mut next = Summary { revision: last.revision, ..*summary };
         let mut batch = ::sled::Batch::default();
-        for event in events {
+        for (key, event) in changes {
+            let key = key.as_bytes();
+            if let Some(old) = self.guard(|| self.db.get(key))? {
+                next.remove(checksum(key, &old));
+            }
             match &event.value {
                 Some(value) => {
-                    let mut stored = Vec::with_capacity(REVISION_BYTES + value.len());
-                    stored.extend_from_slice(&event.revision.to_le_bytes());
-                    stored.extend_from_slice(value);
-                    batch.insert(event.key.as_bytes(), stored);
+                    let stored = [&event.revision.to_le_bytes()[..], value].concat();
+                    next.add(checksum(key, &stored));
+                    batch.insert(key, stored);
                 }
-                None => batch.remove(event.key.as_bytes()),
+                None => batch.remove(key),
             }
         }
-        batch.insert(REVISION_KEY, &last.revision.to_le_bytes());
-        self.guard(|| self.db.apply_batch(batch))
+        batch.insert(SUMMARY_KEY, &next.encode());
+        self.guard(|| self.db.apply_batch(batch))?;
+        *summary = next;
+        Ok(())
     }
 
     fn checkpoint(&self) -> Result<(), Error> {
@@ -166,8 +243,6 @@ fn damaged(directory: &Path, what: String) -> Error {
         file: directory.display().to_string(),
         offset: 0,
         what,
-        advice: "Restart: the state is rebuilt from the log if the log reaches back far \
-                 enough; otherwise restore a snapshot into a new data directory"
-            .into(),
+        advice: "Restart: the state is rebuilt from the log as far as that reaches back".into(),
     }
 }
