@@ -390,7 +390,6 @@ mod tests {
         for r in builtin() {
             assert!(seen.insert((r.group.clone(), r.version.clone(), r.plural.clone())), "{r:?}");
         }
-        assert_eq!(seen.len(), 53);
     }
 
     #[test]

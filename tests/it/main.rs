@@ -6,6 +6,7 @@
 
 mod api;
 mod corruption;
+mod custom_resources;
 mod durability;
 mod hosts;
 mod https;
