@@ -147,7 +147,12 @@ async fn assemble(
     });
     let shared = Arc::new(Shared {
         objects: kubelet::objects::Objects::new(client.clone(), tasks.clone(), cancel.clone(), on_object),
-        images: kubelet::images::Images::new(runtime.clone(), recorder.clone(), imported),
+        images: kubelet::images::Images::new(
+            runtime.clone(),
+            recorder.clone(),
+            kubelet::pulled::Pulled::open(paths.pulled_images()),
+            imported,
+        ),
         volumes: kubelet::volumes::Volumes::new(paths.clone(), client.clone()),
         statuses: kubelet::statuses::Statuses::new(client.clone()),
         services: informers.select(Gvr::of::<Service>(), ListParams::all()),

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::cri::{ErrorKind, Runtime, v1};
 use super::objects::{Kind, Objects};
+use super::pulled::Pulled;
 use super::spec::identity;
 use super::status::{Waiting, go_duration};
 use crate::images::import::normalized;
@@ -44,6 +45,7 @@ pub struct Images {
     recorder: EventRecorder,
     /// Whether the image files of this machine have been taken in.
     imported: watch::Receiver<bool>,
+    pulled: Pulled,
     /// By pod UID and image.
     failures: Mutex<HashMap<(String, String), Failure>>,
 }
@@ -141,8 +143,13 @@ fn credentials(config: &Value, image: &str) -> Vec<v1::AuthConfig> {
 
 impl Images {
     /// A new one. An image that is absent is not missed before `imported` is true (or its sender gone).
-    pub fn new(runtime: Arc<dyn Runtime>, recorder: EventRecorder, imported: watch::Receiver<bool>) -> Images {
-        Images { runtime, recorder, imported, failures: Mutex::default() }
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        recorder: EventRecorder,
+        pulled: Pulled,
+        imported: watch::Receiver<bool>,
+    ) -> Images {
+        Images { runtime, recorder, imported, pulled, failures: Mutex::default() }
     }
 
     /// A pod is gone.
@@ -190,15 +197,24 @@ impl Images {
                 return Err(fail("ImageInspectError", message, BACKOFF_FIRST));
             }
         };
+        // Not asked for without need: the API may be away.
+        let free = policy != "Always" && present.as_ref().is_some_and(|i| self.pulled.is_everyones(&i.id));
+        let auths = if free { Vec::new() } else { self.auths(pod, &image, objects).await };
+        let usable = present.as_ref().is_some_and(|i| self.pulled.may_use(&i.id, &image, &auths));
         match (policy.as_str(), present) {
-            ("Never" | "IfNotPresent", Some(i)) => {
+            ("Never" | "IfNotPresent", Some(i)) if usable => {
                 let message =
                     format!("Container image {spelled:?} already present on machine and can be accessed by the pod");
                 self.recorder.normal(about.clone(), "Pulled", message);
                 return Ok(i);
             }
-            ("Never", None) => {
-                let message = format!("Container image {spelled:?} is not present with pull policy of Never");
+            ("Never", present) => {
+                let message = match present {
+                    None => format!("Container image {spelled:?} is not present with pull policy of Never"),
+                    Some(_) => format!(
+                        "Container image {spelled:?} is present with pull policy of Never, but was pulled with credentials that the pod does not have"
+                    ),
+                };
                 self.recorder.warning(about.clone(), "ErrImageNeverPull", message.clone());
                 return Err(fail("ErrImageNeverPull", message, BACKOFF_FIRST));
             }
@@ -215,7 +231,7 @@ impl Images {
         }
         self.recorder.normal(about.clone(), "Pulling", format!("Pulling image {spelled:?}"));
         let begun = std::time::Instant::now();
-        match self.pull(pod, &image, objects, sandbox).await {
+        match self.pull(&image, auths, sandbox).await {
             Ok(i) => {
                 self.failures.lock().unwrap_or_else(|e| e.into_inner()).remove(&key);
                 let took = go_duration(Duration::from_millis(begun.elapsed().as_millis() as u64));
@@ -246,15 +262,10 @@ impl Images {
         }
     }
 
-    async fn pull(
-        &self,
-        pod: &Pod,
-        image: &str,
-        objects: &Objects,
-        sandbox: &v1::PodSandboxConfig,
-    ) -> Result<v1::Image, super::cri::Error> {
+    /// The credentials that a pod has for an image.
+    async fn auths(&self, pod: &Pod, image: &str, objects: &Objects) -> Vec<v1::AuthConfig> {
         let id = identity(pod);
-        let mut tries: Vec<Option<v1::AuthConfig>> = Vec::new();
+        let mut found = Vec::new();
         for s in pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()) {
             let data = match objects.data(&id.uid, Kind::Secret, &id.namespace, &s.name).await {
                 Ok(Some(data)) => data,
@@ -273,24 +284,35 @@ impl Images {
             };
             for key in [".dockerconfigjson", ".dockercfg"] {
                 if let Some(config) = data.get(key).and_then(|b| serde_json::from_slice::<Value>(b).ok()) {
-                    tries.extend(credentials(&config, image).into_iter().map(Some));
+                    found.extend(credentials(&config, image));
                 }
             }
         }
+        found
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        auths: Vec<v1::AuthConfig>,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<v1::Image, super::cri::Error> {
+        let mut tries: Vec<Option<v1::AuthConfig>> = auths.into_iter().map(Some).collect();
         if tries.is_empty() {
             tries.push(None);
         }
         let mut last = super::cri::Error::new(ErrorKind::Other, "no credentials");
         for auth in tries {
-            match self.runtime.pull_image(image, auth, sandbox.clone()).await {
+            match self.runtime.pull_image(image, auth.clone(), sandbox.clone()).await {
                 Ok(reference) => {
                     let found = match self.runtime.image(image).await? {
                         Some(i) => Some(i),
                         None => self.runtime.image(&reference).await?,
                     };
-                    return found.ok_or_else(|| {
-                        super::cri::Error::new(ErrorKind::NotFound, "the image vanished after its pull")
-                    });
+                    let vanished = || super::cri::Error::new(ErrorKind::NotFound, "the image vanished after its pull");
+                    let found = found.ok_or_else(vanished)?;
+                    self.pulled.note(&found.id, image, auth.as_ref(), &found.repo_tags);
+                    return Ok(found);
                 }
                 Err(e) => last = e,
             }
