@@ -17,5 +17,6 @@ mod join;
 mod kubectl;
 mod lab;
 mod node;
+mod pods;
 mod tidy;
 mod workloads;
