@@ -20,7 +20,7 @@ pub struct Flags {
     #[arg(long, short, env = "SAMPAN_CONFIG", default_value = super::config_file::DEFAULT)]
     config: PathBuf,
     /// Where everything is kept.
-    #[arg(long, short, env = "SAMPAN_DATA_DIR", default_value = "/var/lib/sampan")]
+    #[arg(long, short, env = "SAMPAN_DATA_DIR", default_value = "/var/lib/sampan", value_parser = super::absolute)]
     data_dir: PathBuf,
     /// A server of the cluster, as https://<host>:6443. Needed until this machine has joined.
     #[arg(long, alias = "server", short = 'j', env = "SAMPAN_JOIN", value_parser = server)]

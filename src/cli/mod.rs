@@ -14,6 +14,7 @@ mod token;
 mod uninstall;
 mod version;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -65,6 +66,12 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// A path that stays the same for containerd, for mounts and for a later uninstall, which may be
+/// started from somewhere else.
+fn absolute(path: &str) -> std::io::Result<PathBuf> {
+    std::path::absolute(path)
+}
+
 fn failed(e: &anyhow::Error) -> ExitCode {
     eprintln!("sampan: {e:#}");
     ExitCode::FAILURE
@@ -72,10 +79,20 @@ fn failed(e: &anyhow::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn directories_are_the_same_from_wherever_a_command_is_started() -> anyhow::Result<()> {
+        let command = ["sampan", "uninstall", "--data-dir", "here", "--run-dir", "./run"];
+        let said = format!("{:?}", super::Arguments::try_parse_from(command)?);
+        let own = std::env::current_dir()?;
+        assert!(said.contains(&format!("data_dir: {:?}", own.join("here"))), "{said}");
+        assert!(said.contains(&format!("run_dir: {:?}", own.join("run"))), "{said}");
+        Ok(())
     }
 }

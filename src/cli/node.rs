@@ -19,7 +19,7 @@ const DNS_OFFSET: u32 = 10;
 #[group(id = "node")]
 pub struct Flags {
     /// Where sockets and running state are kept.
-    #[arg(long, env = "SAMPAN_RUN_DIR", default_value = "/run/sampan")]
+    #[arg(long, env = "SAMPAN_RUN_DIR", default_value = "/run/sampan", value_parser = super::absolute)]
     run_dir: PathBuf,
     /// The name of this machine as a node [default: its host name].
     #[arg(long, env = "SAMPAN_NODE_NAME")]

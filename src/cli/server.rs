@@ -27,10 +27,10 @@ pub struct Flags {
     #[arg(long, short, env = "SAMPAN_CONFIG", default_value = super::config_file::DEFAULT)]
     config: PathBuf,
     /// Where everything is kept.
-    #[arg(long, short, env = "SAMPAN_DATA_DIR", default_value = "/var/lib/sampan")]
+    #[arg(long, short, env = "SAMPAN_DATA_DIR", default_value = "/var/lib/sampan", value_parser = super::absolute)]
     data_dir: PathBuf,
     /// Where the kubeconfig for the administrator is written.
-    #[arg(long, env = "SAMPAN_WRITE_KUBECONFIG", default_value = "/etc/sampan/sampan.yaml")]
+    #[arg(long, env = "SAMPAN_WRITE_KUBECONFIG", default_value = "/etc/sampan/sampan.yaml", value_parser = super::absolute)]
     write_kubeconfig: PathBuf,
     /// The address to listen on.
     #[arg(long, env = "SAMPAN_BIND_ADDRESS", default_value = "0.0.0.0")]

@@ -11,13 +11,13 @@ use super::lock::Lock;
 #[derive(Debug, clap::Args)]
 pub struct Flags {
     /// The data directory to remove.
-    #[arg(long, short = 'd', env = "SAMPAN_DATA_DIR", default_value = "/var/lib/sampan")]
+    #[arg(long, short = 'd', env = "SAMPAN_DATA_DIR", default_value = "/var/lib/sampan", value_parser = super::absolute)]
     data_dir: PathBuf,
     /// The kubeconfig to remove.
-    #[arg(long, env = "SAMPAN_WRITE_KUBECONFIG", default_value = "/etc/sampan/sampan.yaml")]
+    #[arg(long, env = "SAMPAN_WRITE_KUBECONFIG", default_value = "/etc/sampan/sampan.yaml", value_parser = super::absolute)]
     write_kubeconfig: PathBuf,
     /// The run directory to remove.
-    #[arg(long, env = "SAMPAN_RUN_DIR", default_value = "/run/sampan")]
+    #[arg(long, env = "SAMPAN_RUN_DIR", default_value = "/run/sampan", value_parser = super::absolute)]
     run_dir: PathBuf,
     /// The cgroup below which pods' cgroups were made.
     #[arg(long, env = "SAMPAN_CGROUP_ROOT", default_value = "")]
