@@ -1,3 +1,5 @@
+//! Managed fields: who owns what, as examples and as properties.
+
 use proptest::prelude::*;
 
 use super::*;
