@@ -179,6 +179,7 @@ mod dynamic;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod policies;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
@@ -206,6 +207,7 @@ pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
         Arc::new(rbac_escalation::RbacEscalation(weak.clone())),
         Arc::new(service_addresses::ServiceAddresses::new(weak.clone())),
         Arc::new(webhooks::Mutating::new(weak.clone())),
+        Arc::new(policies::Policies::new(weak.clone())),
         Arc::new(webhooks::Validating::new(weak.clone())),
         // The last: what is charged is stored, unless the store says no.
         Arc::new(resource_quota::ResourceQuota(weak)),

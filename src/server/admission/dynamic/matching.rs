@@ -122,6 +122,21 @@ impl Matching {
         Ok(Some(shown))
     }
 
+    /// As [`Matching::matches`]; a list without rules is about everything.
+    pub(crate) async fn narrows(
+        &self,
+        server: &Arc<Server>,
+        a: &Attributes<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<bool, Status> {
+        if !self.rules.is_empty() {
+            return Ok(self.matches(server, a, object, old).await?.is_some());
+        }
+        let excluded = self.shown(server, a, &self.excluded).is_some();
+        Ok(!excluded && self.selects_object(object, old) && self.selects_namespace(server, a, object).await?)
+    }
+
     fn shown(&self, server: &Server, a: &Attributes<'_>, rules: &[Rule]) -> Option<Shown> {
         if rules.iter().any(|r| r.is_about(a, a.resource)) {
             return Some(Shown::AsRequested);
