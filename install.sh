@@ -3,7 +3,12 @@
 #
 #   sh install.sh                          a server on this machine
 #   sh install.sh server --node-name a     the same, with flags
+#   sh install.sh agent --join https://<server>:6443 --token <token>
+#                                          a further machine; `sampan token create` prints the line
 #   sh install.sh --uninstall              takes everything back
+#
+# Run again with other flags, it changes the service; with another executable, it upgrades. Pods
+# keep running meanwhile. The token goes into /etc/sampan/token, which only root reads.
 #
 # The executable is, in this order: $SAMPAN_BINARY (a file), $SAMPAN_URL (a release), or built from
 # the checkout that this script lies in.
@@ -16,6 +21,10 @@ LOG=/var/log/sampan.log
 UNIT=/etc/systemd/system/sampan.service
 RC=/etc/init.d/sampan
 
+# Where the flags lead, unless they say otherwise.
+SOCKET=$RUN/cni.sock
+CONFIG=$ETC/sampan.yaml
+
 say() { echo "[sampan] $*"; }
 die() { echo "[sampan] $*" >&2; exit 1; }
 
@@ -23,6 +32,10 @@ has_systemd() { [ -d /run/systemd/system ]; }
 has_openrc() { [ -x /sbin/openrc-run ] && [ -e /run/openrc/softlevel ]; }
 
 packages() {
+    for a in "$@"; do
+        # Only a node runs pods.
+        [ "$a" != --disable-agent ] || return 0
+    done
     missing=
     command -v containerd >/dev/null 2>&1 || missing="$missing containerd"
     command -v runc >/dev/null 2>&1 || command -v crun >/dev/null 2>&1 || missing="$missing runc"
@@ -65,6 +78,50 @@ executable() {
     mv "$new" "$BIN"
 }
 
+# Takes the token out of the flags, which every user of the machine can read, and remembers the
+# directories. Sets the flags of the service in `flags`, each in single quotes.
+read_flags() {
+    mkdir -p "$ETC"
+    : >"$ETC/directories"
+    flags=
+    token=${SAMPAN_TOKEN:-}
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --token=*) token=${1#*=} ;;
+        --token | -t)
+            [ $# -gt 1 ] || die "$1 needs a value"
+            token=$2
+            shift
+            ;;
+        --data-dir | -d | --run-dir | --write-kubeconfig | --cgroup-root)
+            [ $# -gt 1 ] || die "$1 needs a value"
+            directory "$1" "$2"
+            flags="$flags$(quoted "$1" "$2")"
+            shift
+            ;;
+        --data-dir=* | --run-dir=* | --write-kubeconfig=* | --cgroup-root=*)
+            directory "${1%%=*}" "${1#*=}"
+            flags="$flags$(quoted "$1")"
+            ;;
+        *) flags="$flags$(quoted "$1")" ;;
+        esac
+        shift
+    done
+    [ -s "$ETC/directories" ] || rm -f "$ETC/directories"
+    if [ -n "$token" ]; then
+        (umask 077 && printf '%s\n' "$token" >"$ETC/token")
+        flags="$flags$(quoted --token-file "$ETC/token")"
+    fi
+}
+
+directory() { # flag value
+    printf '%s=%s\n' "$1" "$2" >>"$ETC/directories"
+    case $1 in
+    --run-dir) SOCKET=$2/cni.sock ;;
+    --write-kubeconfig) CONFIG=$2 ;;
+    esac
+}
+
 stop() {
     if has_systemd && [ -e "$UNIT" ]; then
         systemctl stop sampan || true
@@ -99,7 +156,7 @@ After=network-online.target
 [Service]
 ExecStartPre=-/sbin/modprobe overlay
 ExecStartPre=-/sbin/modprobe br_netfilter
-ExecStart=$BIN$(quoted "$@" | sed 's/%/%%/g')
+ExecStart=$BIN$(printf %s "$flags" | sed 's/%/%%/g; s/\$/$$/g')
 Restart=always
 RestartSec=2
 Delegate=yes
@@ -112,6 +169,7 @@ WantedBy=multi-user.target
 UNIT_END
         systemctl daemon-reload
         systemctl enable --quiet sampan
+        systemctl reset-failed sampan
         systemctl restart sampan
         say "started as the service sampan (systemctl status sampan)"
     elif has_openrc; then
@@ -120,7 +178,7 @@ UNIT_END
 description="Sampan: Kubernetes in one executable"
 supervisor=supervise-daemon
 command=$BIN
-command_args="$(quoted "$@" | sed 's/["\\$`]/\\&/g')"
+command_args="$(printf %s "$flags" | sed 's/["\\$`]/\\&/g')"
 output_log=$LOG
 error_log=$LOG
 depend() { need net; }
@@ -131,15 +189,54 @@ RC_END
         say "started as the service sampan (rc-service sampan status)"
     else
         mkdir -p "$RUN"
-        setsid "$BIN" "$@" </dev/null >>"$LOG" 2>&1 &
+        (eval "exec setsid \"\$BIN\"$flags") </dev/null >>"$LOG" 2>&1 &
         echo $! >"$RUN/sampan.pid"
         say "no service manager found: started in the background, pid $(cat "$RUN/sampan.pid"), log $LOG"
+        say "nothing starts it again after a reboot: run this script again then"
     fi
+}
+
+alive() {
+    if has_systemd; then
+        # What crashes is started again and again.
+        [ "$(systemctl show -p NRestarts --value sampan)" = 0 ]
+    elif has_openrc; then
+        rc-service sampan status >/dev/null 2>&1
+    else
+        kill -0 "$(cat "$RUN/sampan.pid")" 2>/dev/null
+    fi
+}
+
+last_words() {
+    if has_systemd; then
+        journalctl -u sampan -n 15 --no-pager -o cat >&2 || true
+    else
+        tail -n 15 "$LOG" >&2 || true
+    fi
+}
+
+# Waits until a file is there.
+wait_for() { # file what
+    n=0
+    until [ -e "$1" ]; do
+        n=$((n + 1))
+        if [ $n -gt 1200 ] || ! alive; then
+            last_words
+            die "$2; the last lines of its log are above"
+        fi
+        sleep 0.1
+    done
 }
 
 uninstall() {
     stop
     if [ -x "$BIN" ]; then
+        if [ -e "$ETC/directories" ]; then
+            set --
+            while IFS= read -r line; do set -- "$@" "$line"; done <"$ETC/directories"
+            "$BIN" uninstall --yes "$@"
+        fi
+        # Also what an earlier installation with other flags has left.
         "$BIN" uninstall --yes
     fi
     if has_systemd && [ -e "$UNIT" ]; then
@@ -161,16 +258,24 @@ case ${1:-server} in
     uninstall
     exit 0
     ;;
-server) ;;
-agent) die "joining a server is not part of this version yet" ;;
+server | agent) [ $# -gt 0 ] || set -- server ;;
 *) set -- server "$@" ;;
 esac
-[ $# -gt 0 ] || set -- server
-packages
+role=$1
+packages "$@"
 executable
+read_flags "$@"
 stop
-start "$@"
-n=0
-until [ -e "$ETC/sampan.yaml" ] || [ $n -ge 300 ]; do sleep 0.1; n=$((n + 1)); done
-[ -e "$ETC/sampan.yaml" ] || die "the server has not become ready; see its log"
-say "ready: kubectl --kubeconfig $ETC/sampan.yaml get nodes"
+if [ "$role" = agent ]; then
+    # The agent makes it at every start, once this machine is a node and has its share of addresses.
+    rm -f "$SOCKET"
+    start
+    wait_for "$SOCKET" "this machine has not joined"
+    say "joined: kubectl get nodes on a server shows this machine"
+else
+    # The server writes it anew at every start, once it is ready.
+    rm -f "$CONFIG"
+    start
+    wait_for "$CONFIG" "the server has not become ready"
+    say "ready: kubectl --kubeconfig $CONFIG get nodes"
+fi

@@ -134,6 +134,11 @@ impl Paths {
         self.data.join("containerd")
     }
 
+    /// Who pulled which image.
+    pub fn pulled_images(&self) -> PathBuf {
+        self.data.join("pulled-images.json")
+    }
+
     /// containerd's running state.
     pub fn containerd_state(&self) -> PathBuf {
         self.run.join("containerd")

@@ -43,15 +43,28 @@ impl DirWatch {
         DirWatch::with(dir, AddWatchFlags::IN_MODIFY)
     }
 
+    /// Watches one open file, whatever its name becomes, for a writer that closes it.
+    ///
+    /// # Errors
+    /// When inotify has no watch left.
+    pub fn of_writers(file: &std::fs::File) -> io::Result<DirWatch> {
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+        DirWatch::watching(Path::new(&path), AddWatchFlags::IN_CLOSE_WRITE)
+    }
+
     fn with(dir: &Path, more: AddWatchFlags) -> io::Result<DirWatch> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let flags = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
             | more;
-        inotify.add_watch(dir, flags)?;
+        DirWatch::watching(dir, flags)
+    }
+
+    fn watching(path: &Path, flags: AddWatchFlags) -> io::Result<DirWatch> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        inotify.add_watch(path, flags)?;
         // SAFETY: `Fd` owns the inotify descriptor and gives the same one until it is dropped, which
         // is what `register` asks for.
         #[allow(unsafe_code)]

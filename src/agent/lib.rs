@@ -2,6 +2,7 @@
 //!
 //! * [`config`] – what it is told, and where it keeps its files.
 //! * [`containerd`] – the runtime as a supervised child.
+//! * [`host_ports`] – which ports of the node lead to pods; [`network`] – feeds the node's network.
 //! * [`identity`] – joining, and the certificates of the node.
 //! * [`images`] – images that come from no registry.
 //! * [`kubelet`] – pods.
@@ -20,6 +21,7 @@
 pub mod config;
 pub mod containerd;
 mod dirwatch;
+pub mod host_ports;
 pub mod identity;
 pub mod images;
 pub mod kubelet;
@@ -145,7 +147,12 @@ async fn assemble(
     });
     let shared = Arc::new(Shared {
         objects: kubelet::objects::Objects::new(client.clone(), tasks.clone(), cancel.clone(), on_object),
-        images: kubelet::images::Images::new(runtime.clone(), recorder.clone(), imported),
+        images: kubelet::images::Images::new(
+            runtime.clone(),
+            recorder.clone(),
+            kubelet::pulled::Pulled::open(paths.pulled_images()),
+            imported,
+        ),
         volumes: kubelet::volumes::Volumes::new(paths.clone(), client.clone()),
         statuses: kubelet::statuses::Statuses::new(client.clone()),
         services: informers.select(Gvr::of::<Service>(), ListParams::all()),
@@ -178,6 +185,7 @@ async fn assemble(
     }
     spawn(Box::pin(pods.clone().run_manifests()));
     spawn(Box::pin(pods.clone().run_mirrors()));
+    spawn(Box::pin(pods.clone().run_log_rotation()));
     spawn(Box::pin(kubelet::pleg::run(shared, pods.clone())));
     spawn(Box::pin(pods.run()));
     Ok(())

@@ -1,4 +1,5 @@
-//! Feeds the node's network: what `net` should do follows from Nodes, Services and EndpointSlices.
+//! Feeds the node's network: what `net` should do follows from Nodes, Services, EndpointSlices and
+//! the host ports of the node's pods.
 //!
 //! `net` knows no client; here its desired state comes from shared informers. A change wakes one
 //! task, which applies the newest state as a whole; several changes at once are applied once.
@@ -9,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::k8s::core::v1::{Node, Service};
+use api::k8s::core::v1::{Node, Pod, Service};
 use api::k8s::discovery::v1::EndpointSlice;
-use client::{Client, Informer, Informers};
+use client::{Client, Gvr, Informer, Informers, ListParams};
 use ipnet::IpNet;
 use net::dns::{Dns, Records, View, upstreams};
 use net::overlay::{Network, Peer};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::NetworkState;
+use crate::host_ports::{self, HostPorts};
 
 /// Wait before something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -128,14 +130,18 @@ async fn start(
     tasks.spawn(Arc::new(server).serve(listener, cancel.clone()));
 
     let (services, slices) = (informers.of::<Service>(), informers.of::<EndpointSlice>());
+    let pods = informers.select(Gvr::of::<Pod>(), ListParams::field("spec.nodeName", &settings.node_name));
     services.synced().await;
     slices.synced().await;
+    pods.synced().await;
     let view = View::new(Records::build(&config.cluster_domain, [], []));
     let front = serve_dns(settings, config, &view, tasks, cancel)?;
     spawn(tasks, cancel, peers(settings.node_name.clone(), nodes.clone(), network));
+    let (sender, ports) = watch::channel(HostPorts::new());
+    spawn(tasks, cancel, follow_host_ports(pods, config.node_ip, sender));
     let config = config.clone();
     let state = state.clone();
-    spawn(tasks, cancel, rules(config, services, slices, view, front, state));
+    spawn(tasks, cancel, rules(config, services, slices, ports, view, front, state));
     Ok(())
 }
 
@@ -195,11 +201,28 @@ async fn peers(own: String, nodes: Informer, network: Network) {
     }
 }
 
-/// Keeps rules and DNS records as Services and EndpointSlices are.
+/// Tells the host ports of the node's pods; most changes of pods change nothing here.
+async fn follow_host_ports(pods: Informer, node_ip: IpAddr, ports: watch::Sender<HostPorts>) {
+    let changed = Arc::new(Notify::new());
+    wake(&pods, &changed);
+    loop {
+        let all = pods.list::<Pod>();
+        let now = host_ports::of(all.iter().map(|p| &**p), node_ip);
+        ports.send_if_modified(|before| {
+            let news = *before != now;
+            *before = now;
+            news
+        });
+        changed.notified().await;
+    }
+}
+
+/// Keeps rules and DNS records as Services, EndpointSlices and host ports are.
 async fn rules(
     config: net::Config,
     services: Informer,
     slices: Informer,
+    mut ports: watch::Receiver<HostPorts>,
     view: View,
     dns: Endpoint,
     state: watch::Sender<NetworkState>,
@@ -213,6 +236,9 @@ async fn rules(
         let ends: Vec<Arc<EndpointSlice>> = slices.list();
         view.replace(Records::build(&config.cluster_domain, all.iter().map(|s| &**s), ends.iter().map(|s| &**s)));
         let mut table = Table::desired(&config, all.iter().map(|s| &**s), ends.iter().map(|s| &**s));
+        for (front, pod) in ports.borrow_and_update().iter() {
+            table.host_port(*front, *pod);
+        }
         for protocol in [Protocol::Udp, Protocol::Tcp] {
             table.serve(Front { addr: config.cluster_dns, protocol, port: DNS_PORT }, dns);
         }
@@ -230,7 +256,11 @@ async fn rules(
                 continue;
             }
         }
-        changed.notified().await;
+        tokio::select! {
+            () = changed.notified() => {}
+            // Its sender ends with this task's own end.
+            Ok(()) = ports.changed() => {}
+        }
     }
 }
 

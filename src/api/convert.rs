@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 use crate::resource::Convert;
 
 /// `autoscaling/v1`.
-pub const AUTOSCALER_V1: Convert = Convert { to_storage: autoscaler_to_v2, from_storage: autoscaler_to_v1 };
+pub const AUTOSCALER_V1: Convert = Convert::Builtin { to_storage: autoscaler_to_v2, from_storage: autoscaler_to_v1 };
 /// `events.k8s.io/v1`.
-pub const EVENTS_V1: Convert = Convert { to_storage: event_to_core, from_storage: event_from_core };
+pub const EVENTS_V1: Convert = Convert::Builtin { to_storage: event_to_core, from_storage: event_from_core };
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
@@ -172,10 +172,11 @@ mod tests {
     use super::*;
 
     fn there_and_back(convert: Convert, object: Value) -> Value {
+        let Convert::Builtin { to_storage, from_storage } = convert else { unreachable!("{object}") };
         let mut stored = object.clone();
-        (convert.to_storage)(&mut stored);
+        to_storage(&mut stored);
         let mut back = stored.clone();
-        (convert.from_storage)(&mut back);
+        from_storage(&mut back);
         assert_eq!(back, object);
         stored
     }

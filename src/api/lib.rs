@@ -8,8 +8,10 @@
 pub mod affinity;
 pub mod codec;
 pub mod convert;
+pub mod custom;
 pub mod field;
 pub mod kinds;
+pub mod managed;
 pub mod metadata;
 pub mod names;
 pub mod node_labels;

@@ -101,6 +101,12 @@ pub trait Strategy: Send + Sync {
     fn validate_update(&self, _new: &Value, _old: &Value) -> ErrorList {
         ErrorList::new()
     }
+    /// All that is wrong with an update, with the new object and with what changed.
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(new);
+        errors.extend(self.validate_update(new, old));
+        errors
+    }
     /// All that is wrong with a status update.
     fn validate_status(&self, _new: &Value, _old: &Value) -> ErrorList {
         ErrorList::new()
@@ -162,13 +168,35 @@ pub fn field_at(object: &Value, path: &str) -> Option<String> {
 }
 
 /// How objects of a served version become objects of the storage version, and back.
-/// Both set `apiVersion`.
-#[derive(Clone, Copy)]
-pub struct Convert {
-    /// From this entry's version to the stored one.
-    pub to_storage: fn(&mut Value),
-    /// From the stored version to this entry's.
-    pub from_storage: fn(&mut Value),
+#[derive(Clone)]
+pub enum Convert {
+    /// The two directions of a built-in kind; both set `apiVersion`.
+    Builtin {
+        /// From this entry's version to the stored one.
+        to_storage: fn(&mut Value),
+        /// From the stored version to this entry's.
+        from_storage: fn(&mut Value),
+    },
+    /// A version of a custom resource.
+    Custom(Arc<crate::custom::Version>),
+}
+
+impl Convert {
+    /// Makes an object of `resource` one of its storage version.
+    pub fn to_storage(&self, resource: &Resource, object: &mut Value) {
+        match self {
+            Convert::Builtin { to_storage, .. } => to_storage(object),
+            Convert::Custom(_) => object["apiVersion"] = resource.storage_api_version().into(),
+        }
+    }
+
+    /// Makes a stored object one of this version.
+    pub fn from_storage(&self, object: &mut Value) {
+        match self {
+            Convert::Builtin { from_storage, .. } => from_storage(object),
+            Convert::Custom(version) => version.from_storage(object),
+        }
+    }
 }
 
 /// A strategy with nothing of its own.

@@ -61,6 +61,8 @@ pub(crate) struct Attributes {
     pub strategy: String,
     pub list_type: String,
     pub list_map_keys: Vec<String>,
+    /// JSON of what each key is where an item does not have it; empty for nothing.
+    pub list_map_defaults: Vec<String>,
     pub map_type: String,
 }
 
@@ -133,6 +135,12 @@ impl TypeRef {
             )
         });
         OBJECT.clone()
+    }
+
+    /// As [`TypeRef::any_object`], of a kind.
+    pub fn any_of(group: &str, version: &str, kind: &str) -> TypeRef {
+        let open = serde_json::json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        TypeRef::custom(group, version, kind, &open)
     }
 
     /// The type of a custom resource from its `openAPIV3Schema`. `apiVersion`, `kind` and
@@ -262,6 +270,13 @@ impl TypeRef {
     /// `x-kubernetes-list-map-keys`.
     pub fn list_map_keys(&self) -> &[String] {
         &self.attributes().list_map_keys
+    }
+
+    /// What a key of [`TypeRef::list_map_keys`] is in an item that does not have it.
+    pub fn list_map_default(&self, key: &str) -> Option<Value> {
+        let a = self.attributes();
+        let at = a.list_map_keys.iter().position(|k| k == key)?;
+        serde_json::from_str(a.list_map_defaults.get(at)?).ok()
     }
 
     /// `x-kubernetes-map-type`: `atomic` or `granular`.

@@ -64,8 +64,16 @@ pub fn run(flags: &Flags) -> Result<()> {
             continue;
         }
         let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-        removed.with_context(|| format!("cannot remove {}", path.display()))?;
-        println!("removed {}", path.display());
+        match removed {
+            // A disk of its own: the directory that it is mounted on is not ours.
+            Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy && is_empty(path) => {
+                println!("emptied {}", path.display());
+            }
+            other => {
+                other.with_context(|| format!("cannot remove {}", path.display()))?;
+                println!("removed {}", path.display());
+            }
+        }
     }
     // Made with the kubeconfig; stays when there is configuration in it.
     let _ = std::fs::remove_dir("/etc/sampan");
@@ -82,6 +90,10 @@ fn confirmed(targets: &[&Path]) -> Result<bool> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).context("cannot read the answer")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn is_empty(directory: &Path) -> bool {
+    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Where the agent of a data directory keeps its pods' logs.

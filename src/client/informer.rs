@@ -283,11 +283,17 @@ pub struct Informers {
     inner: Arc<FactoryInner>,
 }
 
+/// An informer that runs, and what ends it.
+struct Made {
+    informer: Informer,
+    cancel: CancellationToken,
+}
+
 struct FactoryInner {
     client: Client,
     tasks: TaskTracker,
     cancel: CancellationToken,
-    made: Mutex<HashMap<(Gvr, ListParams), Informer>>,
+    made: Mutex<HashMap<(Gvr, ListParams), Made>>,
 }
 
 impl std::fmt::Debug for Informers {
@@ -313,20 +319,30 @@ impl Informers {
         made.entry((gvr.clone(), params.clone()))
             .or_insert_with(|| {
                 let informer = Informer::new(self.inner.client.clone(), gvr, params);
-                let (task, cancel) = (informer.clone(), self.inner.cancel.clone());
+                let (task, cancel) = (informer.clone(), self.inner.cancel.child_token());
+                let ends = cancel.clone();
                 self.inner.tasks.spawn(async move {
-                    let _ = cancel.run_until_cancelled(task.run()).await;
+                    let _ = ends.run_until_cancelled(task.run()).await;
                 });
-                informer
+                Made { informer, cancel }
             })
+            .informer
             .clone()
+    }
+
+    /// Ends the informer of a selection, whoever uses it: its resource is no longer served.
+    pub fn forget(&self, gvr: &Gvr, params: &ListParams) {
+        let mut made = self.inner.made.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(m) = made.remove(&(gvr.clone(), params.clone())) {
+            m.cancel.cancel();
+        }
     }
 
     /// Waits for the first list of every informer made so far.
     pub async fn synced(&self) {
         let mut all: VecDeque<Informer> = {
             let made = self.inner.made.lock().unwrap_or_else(|e| e.into_inner());
-            made.values().cloned().collect()
+            made.values().map(|m| m.informer.clone()).collect()
         };
         while let Some(informer) = all.pop_front() {
             informer.synced().await;

@@ -18,6 +18,7 @@ use async_trait::async_trait;
 use client::api::{Call, Gvr, ListParams, PatchKind, Verb};
 use client::{Client, Informer};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::namespace::discover;
 use crate::runtime::{self, Action, Context, Controller, Queue};
@@ -72,26 +73,44 @@ impl Graph {
 struct GarbageCollector {
     client: Client,
     graph: Arc<RwLock<Graph>>,
-    /// Resource of an owner reference's group and kind.
-    kinds: Arc<HashMap<(String, String), (Gvr, bool)>>,
+    kinds: Kinds,
 }
 
-/// Starts the collector once discovery has told what there is to watch.
+/// Resource of an owner reference's group and kind, and whether it is namespaced.
+type Kinds = Arc<RwLock<HashMap<(String, String), (Gvr, bool)>>>;
+
+/// Starts the collector: it follows whatever discovery tells, again at every change of a custom
+/// resource definition.
 pub fn start(context: &Context) {
-    let context = context.clone();
-    let task = context.clone();
+    let changed = Arc::new(Notify::new());
+    let definitions = Gvr::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    let notify = changed.clone();
+    context.informers.select(definitions, ListParams::all()).on_change(move |_| notify.notify_one());
+    let mut sources = Sources {
+        context: context.clone(),
+        graph: Arc::default(),
+        queue: Queue::default(),
+        kinds: Arc::default(),
+        watched: HashMap::new(),
+    };
+    let client = (context.client_for)(NAME);
     let run = async move {
-        let client = (task.client_for)(NAME);
-        let found = loop {
+        let mut begun = false;
+        loop {
             match resources(&client).await {
-                Ok(r) => break r,
+                Ok(found) => {
+                    sources.follow(found);
+                    if !std::mem::replace(&mut begun, true) {
+                        sources.collect(client.clone());
+                    }
+                    changed.notified().await;
+                }
                 Err(s) => {
                     tracing::warn!(error = %s, "garbage collection waits for discovery");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
-        };
-        watch_all(&task, client, found);
+        }
     };
     let cancel = context.cancel.clone();
     context.tasks.spawn(async move {
@@ -112,15 +131,40 @@ async fn resources(client: &Client) -> Result<Vec<(Gvr, String, bool)>, Status> 
         .collect())
 }
 
-fn watch_all(context: &Context, client: Client, found: Vec<(Gvr, String, bool)>) {
-    let graph: Arc<RwLock<Graph>> = Arc::default();
-    let queue = Queue::default();
-    let mut caches: Vec<Informer> = Vec::new();
-    let mut kinds = HashMap::new();
-    for (gvr, kind, namespaced) in found {
-        kinds.insert((gvr.group.to_string(), kind), (gvr.clone(), namespaced));
-        let informer = context.informers.select(gvr.clone(), ListParams::all());
-        let (graph, queue) = (graph.clone(), queue.clone());
+/// Everything that is watched.
+struct Sources {
+    context: Context,
+    graph: Arc<RwLock<Graph>>,
+    queue: Queue,
+    kinds: Kinds,
+    watched: HashMap<Gvr, Informer>,
+}
+
+impl Sources {
+    /// Watches what is served now, and that alone.
+    fn follow(&mut self, found: Vec<(Gvr, String, bool)>) {
+        let served: HashSet<&Gvr> = found.iter().map(|(g, ..)| g).collect();
+        let gone: Vec<Gvr> = self.watched.keys().filter(|g| !served.contains(g)).cloned().collect();
+        for gvr in gone {
+            self.watched.remove(&gvr);
+            self.context.informers.forget(&gvr, &ListParams::all());
+            let mut graph = self.graph.write().unwrap_or_else(|e| e.into_inner());
+            let objects: Vec<_> = graph.objects.values().filter(|(p, _)| p.gvr == gvr).cloned().collect();
+            objects.iter().for_each(|(place, o)| graph.set(place, Some(o), None));
+        }
+        let kinds = found.iter().map(|(g, kind, n)| ((g.group.to_string(), kind.clone()), (g.clone(), *n))).collect();
+        *self.kinds.write().unwrap_or_else(|e| e.into_inner()) = kinds;
+        for (gvr, ..) in found {
+            if !self.watched.contains_key(&gvr) {
+                let informer = self.watch(&gvr);
+                self.watched.insert(gvr, informer);
+            }
+        }
+    }
+
+    fn watch(&self, gvr: &Gvr) -> Informer {
+        let informer = self.context.informers.select(gvr.clone(), ListParams::all());
+        let (graph, queue, gvr) = (self.graph.clone(), self.queue.clone(), gvr.clone());
         informer.on_change(move |c| {
             let m = c.object().meta();
             let place = Place { gvr: gvr.clone(), namespace: m.namespace.clone(), name: m.name.clone() };
@@ -143,10 +187,15 @@ fn watch_all(context: &Context, client: Client, found: Vec<(Gvr, String, bool)>)
                 }
             }
         });
-        caches.push(informer);
+        informer
     }
-    let controller = GarbageCollector { client, graph, kinds: Arc::new(kinds) };
-    runtime::run(context, Arc::new(controller), queue, caches, WORKERS);
+
+    /// Starts the workers.
+    fn collect(&self, client: Client) {
+        let controller = GarbageCollector { client, graph: self.graph.clone(), kinds: self.kinds.clone() };
+        let caches = self.watched.values().cloned().collect();
+        runtime::run(&self.context, Arc::new(controller), self.queue.clone(), caches, WORKERS);
+    }
 }
 
 /// What is known of one owner.
@@ -181,7 +230,9 @@ impl GarbageCollector {
             m.deletion_timestamp.is_some() && m.finalizers.iter().any(|f| f == FOREGROUND)
         };
         let group = r.api_version.split_once('/').map_or("", |(g, _)| g);
-        let Some((gvr, namespaced)) = self.kinds.get(&(group.to_owned(), r.kind.clone())) else {
+        let kind = (group.to_owned(), r.kind.clone());
+        let known = self.kinds.read().unwrap_or_else(|e| e.into_inner()).get(&kind).cloned();
+        let Some((gvr, namespaced)) = known else {
             // A kind that is not served: nothing can be said, so nothing is deleted.
             return Ok(Owner::Solid);
         };
@@ -191,7 +242,7 @@ impl GarbageCollector {
                 return Ok(if waiting(o) { Owner::Waiting } else { Owner::Solid });
             }
         }
-        let namespace = if *namespaced { dependent.namespace.clone() } else { String::new() };
+        let namespace = if namespaced { dependent.namespace.clone() } else { String::new() };
         let place = Place { gvr: gvr.clone(), namespace, name: r.name.clone() };
         match self.client.api().call(self.call(Verb::Get, &place, None)).await {
             Ok(o) if o.meta().uid == r.uid => Ok(if waiting(&o) { Owner::Waiting } else { Owner::Solid }),

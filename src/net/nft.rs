@@ -1,7 +1,14 @@
 //! Handing rules to the kernel through the `nft` program.
+//!
+//! Rules travel as text: named verdict maps and `typeof` maps, which the proxy is made of, have no
+//! form in the `nftables` crate's types. Whole tables have, and are taken away through it.
 
 use crate::proxy::Stale;
 use async_trait::async_trait;
+use nftables::batch::Batch;
+use nftables::helper::{DEFAULT_ARGS, DEFAULT_NFT, NftablesError, apply_ruleset_with_args_async};
+use nftables::schema::{NfListObject, Table};
+use nftables::types::NfFamily;
 use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -25,6 +32,9 @@ pub enum NftError {
 pub trait Nft: Send + Sync {
     /// Applies a script as one transaction: all of it or nothing.
     async fn apply(&self, script: &str) -> Result<(), NftError>;
+
+    /// Takes the tables of a name away; none is fine too.
+    async fn remove_tables(&self, name: &str) -> Result<(), NftError>;
 
     /// Forgets tracked connections that would keep going to an endpoint that
     /// is gone. Best effort: a machine without the `conntrack` program waits
@@ -87,6 +97,29 @@ impl Nft for Kernel {
         Err(NftError::Refused(said.chars().take(2000).collect()))
     }
 
+    async fn remove_tables(&self, name: &str) -> Result<(), NftError> {
+        let mut batch = Batch::new();
+        for family in [NfFamily::IP, NfFamily::IP6] {
+            let table = || NfListObject::Table(Table { family, name: name.into(), handle: None });
+            // Naming it first makes the deletion succeed when there is none.
+            batch.add(table());
+            batch.delete(table());
+        }
+        let batch = batch.to_nftables();
+        let done = match &self.netns {
+            None => apply_ruleset_with_args_async(&batch, DEFAULT_NFT, DEFAULT_ARGS).await,
+            Some(path) => {
+                let arguments = [format!("--net={}", path.display()), "nft".to_owned()];
+                apply_ruleset_with_args_async(&batch, Some("nsenter"), &arguments).await
+            }
+        };
+        done.map_err(|e| match e {
+            NftablesError::NftExecution { inner, .. } => NftError::Run(inner),
+            NftablesError::NftFailed { stderr, .. } => NftError::Refused(stderr),
+            other => NftError::Refused(other.to_string()),
+        })
+    }
+
     async fn forget(&self, stale: &Stale) {
         let mut command = self.command("conntrack");
         command.args(["-D", "-p", stale.front.protocol.as_str()]);
@@ -137,6 +170,11 @@ impl Nft for Fake {
             return Err(NftError::Refused("told to".into()));
         }
         lock(&self.scripts).push(script.to_owned());
+        Ok(())
+    }
+
+    async fn remove_tables(&self, name: &str) -> Result<(), NftError> {
+        lock(&self.scripts).push(format!("remove {name}"));
         Ok(())
     }
 

@@ -38,8 +38,7 @@ fn groups(resources: &[Arc<Resource>]) -> Vec<(String, Vec<String>)> {
     let mut list: Vec<(String, Vec<String>)> = by_group
         .into_iter()
         .map(|(g, mut versions)| {
-            // All that is served is stable, so the higher version is preferred.
-            versions.sort_by(|a, b| b.cmp(a));
+            versions.sort_by_key(|v| std::cmp::Reverse(api::custom::priority(v)));
             (g.to_owned(), versions.into_iter().map(str::to_owned).collect())
         })
         .collect();

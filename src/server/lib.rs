@@ -2,6 +2,7 @@
 //!
 //! * [`storage`], [`watch_cache`], [`registry`] – objects over the store, in memory, and the one pipeline.
 //! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
+//! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -15,6 +16,7 @@ pub mod admission;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod custom_resources;
 pub mod discovery;
 pub mod http;
 pub mod join;
@@ -23,6 +25,7 @@ pub mod paths;
 pub mod pki;
 pub mod registry;
 pub mod request;
+pub mod served;
 pub mod serving;
 pub mod storage;
 pub mod subresources;
@@ -30,7 +33,6 @@ pub mod subresources;
 mod testing;
 pub mod watch_cache;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -73,8 +75,7 @@ pub struct Server {
     config: Config,
     address: String,
     registry: Registry,
-    resources: Arc<Vec<Arc<Resource>>>,
-    by_gvr: HashMap<(String, String, String), Arc<Resource>>,
+    table: served::Table,
     authenticators: OnceLock<Vec<Arc<dyn Authenticator>>>,
     authorizers: OnceLock<Vec<Arc<dyn Authorizer>>>,
     tokens: Arc<Tokens>,
@@ -106,8 +107,6 @@ impl Server {
         prefixes.sort();
         prefixes.dedup();
         let caches = Caches::load(store.clone(), &prefixes).await?;
-        let by_gvr =
-            resources.iter().map(|r| ((r.group.clone(), r.version.clone(), r.plural.clone()), r.clone())).collect();
         let address = match config.advertise_address {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
@@ -116,8 +115,7 @@ impl Server {
         let server = Arc::new(Server {
             address,
             registry: Registry::new(store, caches.clone()),
-            resources: Arc::new(resources),
-            by_gvr,
+            table: served::Table::new(resources),
             authenticators: OnceLock::new(),
             authorizers: OnceLock::new(),
             tokens,
@@ -128,6 +126,8 @@ impl Server {
         server.registry.set_admission(admission::plugins(&server));
         let _ = server.authorizers.set(authz::authorizers(&server));
         let _ = server.authenticators.set(authn::authenticators(&server));
+        custom_resources::restore(&server).await?;
+        custom_resources::start(&server, tasks, cancel);
         let (cancel, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             if let Err(s) = own.registry.caches().run(cancel.clone()).await {
@@ -156,7 +156,12 @@ impl Server {
 
     /// Everything that is served.
     pub fn resources(&self) -> Arc<Vec<Arc<Resource>>> {
-        self.resources.clone()
+        self.table.current().resources.clone()
+    }
+
+    /// The table of what is served.
+    pub fn table(&self) -> &served::Table {
+        &self.table
     }
 
     /// One served resource.
@@ -164,8 +169,7 @@ impl Server {
     /// # Errors
     /// 404.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Result<Arc<Resource>, Status> {
-        let key = (group.to_owned(), version.to_owned(), plural.to_owned());
-        self.by_gvr.get(&key).cloned().ok_or_else(Status::no_such_resource)
+        self.table.current().resource(group, version, plural)
     }
 
     /// The authenticators in order.
@@ -225,7 +229,7 @@ impl Server {
             "# HELP apiserver_longrunning_requests Gauge of all active long-running apiserver requests.\n\
              # TYPE apiserver_longrunning_requests gauge\n",
         );
-        for r in self.resources.iter().filter(|r| r.stored) {
+        for r in self.resources().iter().filter(|r| r.stored) {
             let Some(cache) = caches.get(&storage::prefix(r)) else { continue };
             let name = api::status::qualified(&r.group, &r.plural);
             text += &format!("apiserver_storage_objects{{resource={name:?}}} {}\n", cache.objects().len());

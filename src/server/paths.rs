@@ -71,32 +71,37 @@ impl Server {
         match rest {
             ["v2"] => {
                 let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-                let v2 = api::openapi::v2(&resources);
+                let v2 = api::openapi::v2_with(&resources, &self.table().current().schemas);
                 if accept.contains("com.github.proto-openapi.spec.v2") {
                     let body = api::openapi::v2_protobuf(&v2);
                     return Ok(respond::bytes(200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", body));
                 }
                 Ok(respond::json(200, &v2))
             }
-            ["v3"] => {
-                let mut paths = serde_json::Map::new();
-                for r in resources.iter() {
-                    let gv = if r.group.is_empty() {
-                        format!("api/{}", r.version)
-                    } else {
-                        format!("apis/{}/{}", r.group, r.version)
-                    };
-                    if !paths.contains_key(&gv) {
-                        let hash = hex(&sha2::Sha256::digest(format!("{}{gv}", api::VERSION)));
-                        paths.insert(gv.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{gv}?hash={hash}")}));
-                    }
-                }
-                Ok(respond::json(200, &json!({"paths": paths})))
-            }
-            ["v3", "api", version] => openapi_v3(call, &resources, "", version),
-            ["v3", "apis", group, version] => openapi_v3(call, &resources, group, version),
+            ["v3"] => Ok(respond::json(200, &api::openapi::v3_index_with(&resources, &self.table().current().schemas))),
+            ["v3", "api", version] => self.openapi_v3(call, "", version),
+            ["v3", "apis", group, version] => self.openapi_v3(call, group, version),
             _ => Err(Status::no_such_resource()),
         }
+    }
+
+    fn openapi_v3(&self, call: &Call, group: &str, version: &str) -> Result<Reply, Status> {
+        let served = self.table().current();
+        if !served.resources.iter().any(|r| r.group == group && r.version == version) {
+            return Err(Status::no_such_resource());
+        }
+        let body = api::openapi::v3_with(group, version, &served.resources, &served.schemas).to_string();
+        let tag = format!("\"{}\"", hex(&sha2::Sha256::digest(&body)));
+        let known = call.parts.headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+        let mut reply = if known == Some(tag.as_str()) {
+            respond::bytes(304, "application/json", "")
+        } else {
+            respond::bytes(200, "application/json", body)
+        };
+        if let Ok(v) = HeaderValue::from_str(&tag) {
+            reply.headers_mut().insert(ETAG, v);
+        }
+        Ok(reply)
     }
 
     fn health(&self, endpoint: &str, rest: &[&str], call: &Call) -> Reply {
@@ -123,24 +128,6 @@ impl Server {
         text += &format!("{endpoint} check {}\n", if failed { "failed" } else { "passed" });
         respond::bytes(code, "text/plain; charset=utf-8", text)
     }
-}
-
-fn openapi_v3(call: &Call, resources: &[Arc<api::Resource>], group: &str, version: &str) -> Result<Reply, Status> {
-    if !resources.iter().any(|r| r.group == group && r.version == version) {
-        return Err(Status::no_such_resource());
-    }
-    let body = api::openapi::v3(group, version, resources).to_string();
-    let tag = format!("\"{}\"", hex(&sha2::Sha256::digest(&body)));
-    let known = call.parts.headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let mut reply = if known == Some(tag.as_str()) {
-        respond::bytes(304, "application/json", "")
-    } else {
-        respond::bytes(200, "application/json", body)
-    };
-    if let Ok(v) = HeaderValue::from_str(&tag) {
-        reply.headers_mut().insert(ETAG, v);
-    }
-    Ok(reply)
 }
 
 fn hex(bytes: &[u8]) -> String {

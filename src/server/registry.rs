@@ -7,6 +7,8 @@
 use std::sync::{Arc, OnceLock};
 
 use api::codec::Decoded;
+use api::managed::Manager;
+use api::schema::{Schemas, TypeRef};
 use api::selector::{FieldSelector, LabelSelector};
 use api::time::rfc3339;
 use api::{Object, Resource, Status};
@@ -47,13 +49,53 @@ pub struct WriteContext {
     pub dry_run: bool,
     /// See [`FieldValidation`].
     pub field_validation: FieldValidation,
+    /// Who manages the fields that change; see [`api::managed`].
+    pub field_manager: String,
 }
 
 impl WriteContext {
     /// A plain write of a user, now.
     pub fn new(user: User) -> WriteContext {
-        WriteContext { user, now: Timestamp::now(), dry_run: false, field_validation: FieldValidation::Warn }
+        let field_manager = manager_of(&user.name).to_owned();
+        let (now, field_validation) = (Timestamp::now(), FieldValidation::Warn);
+        WriteContext { user, now, dry_run: false, field_validation, field_manager }
     }
+
+    fn manager<'a>(&'a self, resource: &Resource, api_version: &'a str, subresource: &'a str) -> Manager<'a> {
+        Manager { name: &self.field_manager, api_version, subresource, has_status: resource.has_status, now: self.now }
+    }
+}
+
+/// The field manager of those who do not name one: the components of upstream that have this
+/// process's identities.
+fn manager_of(user: &str) -> &str {
+    match user {
+        "system:kube-scheduler" => "kube-scheduler",
+        "system:apiserver" => "kube-apiserver",
+        u if u.starts_with("system:node:") => "kubelet",
+        u if u.starts_with("system:serviceaccount:kube-system:") => "kube-controller-manager",
+        _ => "unknown",
+    }
+}
+
+/// The type that stored objects have.
+fn stored_type(resource: &Resource) -> TypeRef {
+    let other = match &resource.convert {
+        Some(api::Convert::Builtin { .. }) => {
+            Schemas::builtin().type_of(&resource.storage_group, &resource.storage_version, &resource.kind)
+        }
+        _ => None,
+    };
+    other.unwrap_or_else(|| resource.schema.clone())
+}
+
+/// Where the entries of `metadata.managedFields` of a write come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fields {
+    /// They follow from what changes.
+    Follow,
+    /// An apply has made them.
+    Applied,
 }
 
 /// Result of a write.
@@ -391,16 +433,30 @@ impl Registry {
     ) -> Result<Written, Status> {
         let mut warnings = Vec::new();
         let mut object = accept(ctx, resource, body, &mut warnings)?;
+        if let Some(m) = object["metadata"].as_object_mut() {
+            m.remove("managedFields");
+        }
+        let object =
+            self.create_accepted(ctx, resource, namespace, name, object, Fields::Follow, &mut warnings).await?;
+        Ok(Written { object, created: true, warnings })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn create_accepted(
+        &self,
+        ctx: &WriteContext,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        mut object: Value,
+        fields: Fields,
+        warnings: &mut Vec<String>,
+    ) -> Result<Arc<Object>, Status> {
         place(resource, &mut object, namespace, name)?;
         if let Some(m) = object["metadata"].as_object_mut() {
-            for field in [
-                "deletionTimestamp",
-                "deletionGracePeriodSeconds",
-                "selfLink",
-                "managedFields",
-                "resourceVersion",
-                "generation",
-            ] {
+            for field in
+                ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"]
+            {
                 if field == "resourceVersion" && m.get(field).is_some_and(|v| v.as_str().is_some_and(|s| !s.is_empty()))
                 {
                     return Err(Status::internal_plain("resourceVersion should not be set on objects to be created"));
@@ -424,10 +480,9 @@ impl Registry {
                 }
                 candidate["metadata"]["name"] = api::names::generate(&base).into();
             }
-            match self.create_named(ctx, resource, namespace, candidate, &mut warnings).await {
+            match self.create_named(ctx, resource, namespace, candidate, fields, warnings).await {
                 Err(s) if generate && s.is_already_exists() && attempt < NAME_ATTEMPTS => continue,
-                Err(s) => return Err(s),
-                Ok(object) => return Ok(Written { object, created: true, warnings }),
+                done => return done,
             }
         }
         unreachable!("the loop above returns")
@@ -439,6 +494,7 @@ impl Registry {
         resource: &Resource,
         namespace: &str,
         mut object: Value,
+        fields: Fields,
         warnings: &mut Vec<String>,
     ) -> Result<Arc<Object>, Status> {
         let strategy = &resource.strategy;
@@ -460,6 +516,10 @@ impl Registry {
         }
         self.admit_validate(&attributes, Some(&object), None).await?;
         warnings.extend(strategy.warnings(&object));
+        if fields == Fields::Follow {
+            let version = resource.api_version();
+            api::managed::update(&ctx.manager(resource, &version, ""), &stored_type(resource), None, &mut object);
+        }
         let key = api::key_of(namespace, &name);
         let exists = || Status::already_exists(&resource.group, &resource.plural, &name);
         if ctx.dry_run {
@@ -509,7 +569,18 @@ impl Registry {
             preconditions(resource, name, &new, &current)?;
             new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
             let object = match self
-                .update_once(ctx, resource, namespace, name, subresource, &current, &old, new, &mut warnings)
+                .update_once(
+                    ctx,
+                    resource,
+                    namespace,
+                    name,
+                    subresource,
+                    &current,
+                    &old,
+                    new,
+                    Fields::Follow,
+                    &mut warnings,
+                )
                 .await
             {
                 Err(WriteError::Conflict) => continue,
@@ -517,6 +588,77 @@ impl Registry {
                 Ok(object) => object,
             };
             return Ok(Written { object, created: false, warnings });
+        }
+        Err(Status::stale(&resource.group, &resource.plural, name))
+    }
+
+    /// Server-side apply: merges a configuration into an object, or creates it.
+    ///
+    /// # Errors
+    /// 409 when others manage what would change and it is not forced, and what an update says.
+    #[allow(clippy::too_many_arguments)]
+    pub async fn apply(
+        &self,
+        ctx: &WriteContext,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        config: Decoded,
+        force: bool,
+    ) -> Result<Written, Status> {
+        if config.value["metadata"].get("managedFields").is_some() {
+            return Err(Status::bad_request("metadata.managedFields must be nil"));
+        }
+        let mut warnings = Vec::new();
+        let mut config = accept(ctx, resource, config, &mut warnings)?;
+        place(resource, &mut config, namespace, name)?;
+        let (version, t) = (resource.api_version(), stored_type(resource));
+        let manager = ctx.manager(resource, &version, subresource);
+        for _ in 0..ATTEMPTS {
+            let current = match self.get(resource, namespace, name).await {
+                Err(s) if s.is_not_found() && subresource.is_empty() => {
+                    let object = api::managed::apply(&manager, &t, None, &config, force)?;
+                    let made = self
+                        .create_accepted(ctx, resource, namespace, name, object, Fields::Applied, &mut warnings)
+                        .await;
+                    match made {
+                        Err(s) if s.is_already_exists() => continue,
+                        Err(s) => return Err(s),
+                        Ok(object) => return Ok(Written { object, created: true, warnings }),
+                    }
+                }
+                other => other?,
+            };
+            let old = current.to_value();
+            let mut new = api::managed::apply(&manager, &t, Some(&old), &config, force)?;
+            // A configuration may name the state that it is meant for; the merged object has the
+            // live one's.
+            for field in ["uid", "resourceVersion"] {
+                if let Some(v) = config["metadata"].get(field) {
+                    new["metadata"][field] = v.clone();
+                }
+            }
+            preconditions(resource, name, &new, &current)?;
+            match self
+                .update_once(
+                    ctx,
+                    resource,
+                    namespace,
+                    name,
+                    subresource,
+                    &current,
+                    &old,
+                    new,
+                    Fields::Applied,
+                    &mut warnings,
+                )
+                .await
+            {
+                Err(WriteError::Conflict) => continue,
+                Err(WriteError::Status(s)) => return Err(s),
+                Ok(object) => return Ok(Written { object, created: false, warnings }),
+            }
         }
         Err(Status::stale(&resource.group, &resource.plural, name))
     }
@@ -573,9 +715,11 @@ impl Registry {
         current: &Arc<Object>,
         old: &Value,
         mut new: Value,
+        fields: Fields,
         warnings: &mut Vec<String>,
     ) -> Result<Arc<Object>, WriteError> {
         let strategy = &resource.strategy;
+        let managed = new["metadata"].get("managedFields").cloned();
         keep_system_metadata(&mut new, old);
         match subresource {
             "" => {
@@ -606,10 +750,7 @@ impl Registry {
         let mut errors = api::metadata::validate_object_meta(&new, resource.namespaced, |_| None);
         errors.extend(api::metadata::validate_object_meta_update(&new, old));
         match subresource {
-            "" => {
-                errors.extend(strategy.validate(&new));
-                errors.extend(strategy.validate_update(&new, old));
-            }
+            "" => errors.extend(strategy.validate_changed(&new, old)),
             "status" => errors.extend(strategy.validate_status(&new, old)),
             aspect => errors.extend(strategy.validate_aspect(aspect, &new, old)),
         }
@@ -618,6 +759,14 @@ impl Registry {
         }
         self.admit_validate(&attributes, Some(&new), Some(old)).await?;
         warnings.extend(strategy.warnings(&new));
+        if let Some(m) = managed {
+            new["metadata"]["managedFields"] = m;
+        }
+        if fields == Fields::Follow {
+            let version = resource.api_version();
+            let manager = ctx.manager(resource, &version, subresource);
+            api::managed::update(&manager, &stored_type(resource), Some(old), &mut new);
+        }
         let finished = finished_deletion(resource, &new);
         if new == *old && !finished {
             return Ok(current.clone());
@@ -735,7 +884,7 @@ fn accept(ctx: &WriteContext, resource: &Resource, body: Decoded, warnings: &mut
         m.insert("metadata".into(), Value::Object(Map::new()));
     }
     if let Some(c) = &resource.convert {
-        (c.to_storage)(&mut value);
+        c.to_storage(resource, &mut value);
     }
     Ok(value)
 }
@@ -747,7 +896,7 @@ pub fn served<'a>(resource: &Resource, stored: &'a Value) -> std::borrow::Cow<'a
         Some(_) if stored.is_null() => std::borrow::Cow::Borrowed(stored),
         Some(c) => {
             let mut v = stored.clone();
-            (c.from_storage)(&mut v);
+            c.from_storage(&mut v);
             std::borrow::Cow::Owned(v)
         }
     }

@@ -35,8 +35,8 @@ pub fn encode(value: &mut Value, created: bool) -> Result<Bytes, Status> {
     let token = format!("{:032x}", rand::random::<u128>());
     value["metadata"]["resourceVersion"] = Value::String(token.clone());
     let json = serde_json::to_vec(value).map_err(Status::internal)?;
-    let at =
-        find(&json, token.as_bytes()).ok_or_else(|| Status::internal("the encoder lost metadata.resourceVersion"))?;
+    let at = memchr::memmem::find(&json, token.as_bytes())
+        .ok_or_else(|| Status::internal("the encoder lost metadata.resourceVersion"))?;
     if json.len() > MAX_OBJECT_BYTES {
         return Err(Status::too_large(format!(
             "Request entity too large: limit is {MAX_OBJECT_BYTES} bytes, the object has {}",
@@ -50,11 +50,6 @@ pub fn encode(value: &mut Value, created: bool) -> Result<Bytes, Status> {
     out.put_slice(&json[..at]);
     out.put_slice(&json[at + token.len()..]);
     Ok(out.freeze())
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    // `metadata` comes early, so a plain scan is short.
-    haystack.windows(needle.len()).position(|w| w == needle)
 }
 
 /// Whether the write that stored a value created the object.

@@ -9,11 +9,10 @@
 //! exactly once or is closed; a slow watcher is closed, never waited for.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use api::{Object, Status};
-use bytes::{BufMut, Bytes, BytesMut};
 use imbl::OrdMap;
 use store::{Revision, Store};
 use tokio::sync::{mpsc, watch};
@@ -21,7 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::storage;
 
+mod event;
 mod history;
+
+use event::event_of;
+pub use event::{CacheEvent, Change, frame};
 
 /// Events kept per resource for watches that resume and lists at exact revisions.
 const HISTORY: usize = 1024;
@@ -32,73 +35,6 @@ const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The objects of a resource by key, at one revision.
 pub type Objects = OrdMap<Arc<str>, Arc<Object>>;
-
-/// One change of one object.
-#[derive(Debug)]
-pub struct CacheEvent {
-    /// The revision it took.
-    pub revision: Revision,
-    /// The state before; `None` for a creation, or when it happened before this server's history.
-    pub old: Option<Arc<Object>>,
-    /// The state after; for a deletion the last state, carrying the deletion's revision.
-    pub object: Arc<Object>,
-    /// What happened.
-    pub change: Change,
-    frames: [OnceLock<Bytes>; 3],
-}
-
-/// What happened to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Created.
-    Added,
-    /// Updated.
-    Modified,
-    /// Deleted.
-    Deleted,
-}
-
-impl Change {
-    /// The `type` of a watch event.
-    pub fn name(self) -> &'static str {
-        ["ADDED", "MODIFIED", "DELETED"][self as usize]
-    }
-}
-
-impl CacheEvent {
-    /// The JSON frame of this event as `change`, made once and shared by all watchers.
-    pub fn frame(&self, change: Change) -> Bytes {
-        self.frames[change as usize].get_or_init(|| frame(change.name(), self.object.bytes())).clone()
-    }
-
-    /// What a watcher with a selection sees of it.
-    pub fn seen(&self, selects: &(dyn Fn(&Object) -> bool + Send + Sync)) -> Option<Change> {
-        let new = self.change != Change::Deleted && selects(&self.object);
-        let old = match (&self.old, self.change) {
-            (Some(o), _) => selects(o),
-            (None, Change::Added) => false,
-            // Unknown: to tell a watcher of a deletion it need not know of does no harm.
-            (None, _) => true,
-        };
-        match (old, new, self.change) {
-            (_, true, Change::Added) | (false, true, _) => Some(Change::Added),
-            (true, true, _) => Some(Change::Modified),
-            (true, false, _) => Some(Change::Deleted),
-            (false, false, _) => None,
-        }
-    }
-}
-
-/// A watch event of any JSON object as one line.
-pub fn frame(kind: &str, object: &[u8]) -> Bytes {
-    let mut b = BytesMut::with_capacity(object.len() + 40);
-    b.put_slice(b"{\"type\":\"");
-    b.put_slice(kind.as_bytes());
-    b.put_slice(b"\",\"object\":");
-    b.put_slice(object);
-    b.put_slice(b"}\n");
-    b.freeze()
-}
 
 /// Which objects a watcher wants.
 pub type Selects = Box<dyn Fn(&Object) -> bool + Send + Sync>;
@@ -115,6 +51,8 @@ struct State {
     revision: Revision,
     recent: Recent,
     watchers: Vec<Watcher>,
+    /// While the objects are being read: the events since that began.
+    loading: Option<Vec<store::Event>>,
 }
 
 /// What a cache remembers of the last events.
@@ -142,12 +80,13 @@ impl Recent {
     /// The objects after the last event up to `revision`.
     fn root_at(&self, revision: Revision) -> Result<Objects, Status> {
         let root = match self.events.partition_point(|(e, _)| e.revision <= revision) {
-            _ if revision < self.oldest => &None,
             0 => &self.base,
             after => &self.events[after - 1].1,
         };
-        let oldest = || self.events.iter().find(|(_, r)| r.is_some()).map_or(self.oldest, |(e, _)| e.revision);
-        root.clone().ok_or_else(|| too_old(revision, if self.base.is_some() { self.oldest } else { oldest() }))
+        match root {
+            Some(root) if revision >= self.oldest => Ok(root.clone()),
+            _ => Err(too_old(revision, self.oldest)),
+        }
     }
 
     /// The events after `revision`.
@@ -240,9 +179,42 @@ impl Cache {
         self.lock().watchers.iter().filter(|w| !w.sender.is_closed()).count()
     }
 
+    /// An empty cache that keeps events until its objects have been read.
+    fn loading(prefix: &str) -> Cache {
+        let recent = Recent { events: VecDeque::new(), base: None, oldest: Revision::MAX };
+        let loading = Some(Vec::new());
+        let state = State { objects: Objects::new(), revision: 0, recent, watchers: Vec::new(), loading };
+        Cache { prefix: prefix.to_owned(), state: Mutex::new(state) }
+    }
+
+    /// Takes in what was read, and what has happened since.
+    fn loaded(&self, range: &store::Range) -> Result<(), Status> {
+        let mut objects = Objects::new();
+        for item in &range.items {
+            let object = storage::decode(&item.key, &item.value, item.revision)?;
+            objects.insert(Arc::from(&item.key[self.prefix.len()..]), object);
+        }
+        let missed = {
+            let mut s = self.lock();
+            s.revision = range.revision;
+            s.recent = Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: range.revision };
+            s.objects = objects;
+            s.loading.take().unwrap_or_default()
+        };
+        missed.iter().filter(|e| e.revision > range.revision).try_for_each(|e| self.apply(e))
+    }
+
     fn apply(&self, event: &store::Event) -> Result<(), Status> {
         let key: Arc<str> = Arc::from(&event.key[self.prefix.len()..]);
         let mut s = self.lock();
+        if let Some(kept) = &mut s.loading {
+            kept.push(event.clone());
+            return Ok(());
+        }
+        if event.revision <= s.revision {
+            // It was in what was read.
+            return Ok(());
+        }
         let old = s.objects.get(&key).cloned();
         s.revision = event.revision;
         let Some(event) = event_of(event, old, None)? else {
@@ -267,29 +239,6 @@ impl Cache {
         s.recent.push(event, root);
         Ok(())
     }
-}
-
-/// What a change in the store means to watchers, given the state before it and, where it is in
-/// memory already, the state after it. `None` for the deletion of something unknown.
-fn event_of(
-    event: &store::Event,
-    old: Option<Arc<Object>>,
-    new: Option<&Arc<Object>>,
-) -> Result<Option<Arc<CacheEvent>>, Status> {
-    let (object, change) = match (&event.value, &old) {
-        (Some(bytes), _) => {
-            let change = if storage::created(&event.key, bytes)? { Change::Added } else { Change::Modified };
-            let object = match new {
-                Some(o) => o.clone(),
-                None => storage::decode(&event.key, bytes, event.revision)?,
-            };
-            (object, change)
-        }
-        (None, Some(last)) => (storage::at_revision(last, event.revision)?, Change::Deleted),
-        (None, None) => return Ok(None),
-    };
-    let revision = event.revision;
-    Ok(Some(Arc::new(CacheEvent { revision, old, object, change, frames: Default::default() })))
 }
 
 fn too_old(revision: Revision, oldest: Revision) -> Status {
@@ -317,26 +266,56 @@ impl Caches {
     /// A store error, or a value that does not decode.
     pub async fn load(store: Arc<dyn Store>, prefixes: &[String]) -> Result<Arc<Caches>, Status> {
         let range = store.range("/registry/", None, 0).await.map_err(storage::status_of)?;
-        let mut objects: BTreeMap<&str, Objects> = prefixes.iter().map(|p| (p.as_str(), Objects::new())).collect();
+        let (past, complete) = history::read(&*store, range.revision).await?;
+        let known = prefixes.iter().chain(past.keys());
+        let mut objects: BTreeMap<&str, Objects> = known.map(|p| (p.as_str(), Objects::new())).collect();
         for item in &range.items {
             let Some(prefix) = prefix_of(&item.key) else { continue };
-            if let Some(map) = objects.get_mut(prefix) {
-                let object = storage::decode(&item.key, &item.value, item.revision)?;
-                map.insert(Arc::from(&item.key[prefix.len()..]), object);
-            }
+            // Custom resources, too, are in no prefix that was given.
+            let object = storage::decode(&item.key, &item.value, item.revision)?;
+            objects.entry(prefix).or_default().insert(Arc::from(&item.key[prefix.len()..]), object);
         }
         let revision = range.revision;
-        let (past, complete) = history::read(&*store, revision).await?;
         let mut by_prefix = HashMap::new();
         for (prefix, objects) in objects {
             let recent = match past.get(prefix) {
                 Some(past) => history::rebuild(prefix, past, &objects)?,
                 None => Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: complete },
             };
-            let state = Mutex::new(State { objects, revision, recent, watchers: Vec::new() });
+            let state = Mutex::new(State { objects, revision, recent, watchers: Vec::new(), loading: None });
             by_prefix.insert(prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state }));
         }
         Ok(Arc::new(Caches { store, by_prefix: RwLock::new(by_prefix), applied: watch::Sender::new(revision) }))
+    }
+
+    /// Begins to hold a key space that was not known at the start; one that is held stays.
+    ///
+    /// # Errors
+    /// A store error, or a value that does not decode.
+    pub async fn add(&self, prefix: &str) -> Result<(), Status> {
+        let cache = {
+            let mut all = self.by_prefix.write().unwrap_or_else(|e| e.into_inner());
+            if all.contains_key(prefix) {
+                return Ok(());
+            }
+            let cache = Arc::new(Cache::loading(prefix));
+            all.insert(prefix.to_owned(), cache.clone());
+            cache
+        };
+        // Events from here on are kept, so that none is missed between reading and following.
+        let loaded = match self.store.range(prefix, None, 0).await {
+            Ok(range) => cache.loaded(&range),
+            Err(e) => Err(storage::status_of(e)),
+        };
+        if loaded.is_err() {
+            self.remove(prefix);
+        }
+        loaded
+    }
+
+    /// Forgets a key space; its watches end.
+    pub fn remove(&self, prefix: &str) {
+        self.by_prefix.write().unwrap_or_else(|e| e.into_inner()).remove(prefix);
     }
 
     /// The cache of a key space.

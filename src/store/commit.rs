@@ -248,7 +248,7 @@ impl Core {
     }
 
     fn apply_all(&mut self) {
-        let Some((_, last)) = self.unapplied.events() else { return };
+        let Some((_, last)) = self.unapplied.events().filter(|_| self.engine_failure.is_none()) else { return };
         let _gate = self.shared.gate.write().unwrap_or_else(PoisonError::into_inner);
         match feed(&*self.engine, &mut self.unapplied) {
             Ok(()) => self.shared.applied.store(last, Ordering::Release),

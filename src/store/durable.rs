@@ -29,7 +29,7 @@ use crate::engine::SledEngine;
 use crate::manifest::Manifest;
 use crate::memory::check_size;
 use crate::record::{BATCH_BYTES, record_bytes};
-use crate::{Error, Expect, KeyValue, Range, Revision, Store, Watch, io_error, lock, read};
+use crate::{Error, Expect, KeyValue, RESTORE_ADVICE, Range, Revision, Store, Watch, io_error, lock, read};
 
 /// How many writes may wait at a time; further ones wait to be let in.
 const PENDING_WRITES: usize = 1024;
@@ -265,7 +265,7 @@ fn recover(options: &Options) -> Result<Core, Error> {
                     file: state.display().to_string(),
                     offset: 0,
                     what: format!("{damage}; it cannot be rebuilt, since {what}"),
-                    advice: "Restore a snapshot into a new data directory".into(),
+                    advice: RESTORE_ADVICE.into(),
                 },
                 other => other,
             },

@@ -223,6 +223,10 @@ pub enum Error {
     Closed,
 }
 
+/// What a person can do when what is damaged cannot be made good.
+const RESTORE_ADVICE: &str = "The disk may be failing. Restore a backup of the data directory, \
+                              or move this one away to begin with an empty cluster";
+
 /// Describes a failed operation on a file.
 fn io_error(action: &'static str, file: String, error: std::io::Error) -> Error {
     Error::Io { action, file, source: Arc::new(error) }

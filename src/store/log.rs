@@ -19,10 +19,9 @@ use crate::record::{
     FRAME_BYTES_MAX, FRAME_HEADER, FrameRead, SEGMENT_HEADER, SegmentHeader, encode_frame, holds_later_frame,
     read_frame, skip_frame,
 };
-use crate::{Error, Event, Revision, io_error, lock};
+use crate::{Error, Event, RESTORE_ADVICE, Revision, io_error, lock};
 
 const SUFFIX: &str = ".log";
-const RESTORE_ADVICE: &str = "The disk may be failing; restore a snapshot into a new data directory";
 
 /// What is known of a segment without reading it.
 #[derive(Clone, Debug)]
@@ -150,8 +149,8 @@ impl Log {
         let mut segments = find_segments(&*disk, manifest)?;
         if segments.is_empty() {
             if written > 0 {
-                let what = "the log is missing";
-                return Err(corrupt(&*disk, &segment_name(written), 0, what));
+                let what = format!("revision {written} was written, but there is no log");
+                return Err(corrupt(&*disk, "", 0, &what));
             }
             let (header, file) = begin_segment(&*disk, 1, now_ms)?;
             return Ok(Self::new(disk, vec![empty_segment(header)], file, segment_bytes));

@@ -36,7 +36,7 @@ impl Manifest {
             file: disk.path(NAME),
             offset: 0,
             what: "it is not a sound checkpoint record".into(),
-            advice: "Restore a snapshot into a new data directory".into(),
+            advice: crate::RESTORE_ADVICE.into(),
         })
     }
 

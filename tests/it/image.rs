@@ -12,11 +12,15 @@ pub fn write(path: &Path) {
     let run = |c: &mut Command| assert!(c.status().unwrap().success(), "{c:?}");
     std::fs::create_dir_all(dir.join("root/bin")).unwrap();
     std::fs::copy("/bin/busybox", dir.join("root/bin/busybox")).unwrap();
-    for name in ["sh", "cat", "echo", "sleep", "httpd", "wget", "nslookup", "hostname", "ls", "id", "env", "nc"] {
+    for name in [
+        "sh", "cat", "echo", "sleep", "httpd", "wget", "nslookup", "hostname", "ls", "id", "env", "nc", "stty", "tar",
+        "rm",
+    ] {
         std::os::unix::fs::symlink("busybox", dir.join("root/bin").join(name)).unwrap();
     }
+    std::fs::create_dir(dir.join("root/tmp")).unwrap();
     let (root, layer) = (dir.join("root"), dir.join("layer.tar"));
-    run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&layer).arg("bin"));
+    run(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&layer).args(["bin", "tmp"]));
     let sum = Command::new("sha256sum").arg(&layer).output().unwrap().stdout;
     let digest = String::from_utf8(sum).unwrap().split_whitespace().next().unwrap().to_owned();
     let config = format!(

@@ -5,13 +5,18 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod api;
+mod apply;
 mod corruption;
+mod custom_resources;
 mod durability;
 mod hosts;
 mod https;
 mod image;
+mod install;
 mod join;
+mod kubectl;
 mod lab;
 mod node;
+mod pods;
 mod tidy;
 mod workloads;

@@ -233,10 +233,8 @@ impl Cgroups {
                     continue;
                 }
                 for dir in Self::tree(&dir) {
-                    for pid in std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines() {
-                        if let Ok(pid) = pid.parse() {
-                            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                        }
+                    for pid in pids(&std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default()) {
+                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                     }
                     left |= std::fs::remove_dir(&dir).is_err();
                 }
@@ -284,7 +282,7 @@ impl Cgroups {
     pub fn processes(&self) -> std::collections::BTreeSet<i32> {
         let groups = self.mounts().into_iter().flat_map(|(_, mount)| Self::tree(&self.folder(mount, &self.root)));
         let texts = groups.filter_map(|dir| std::fs::read_to_string(dir.join("cgroup.procs")).ok());
-        texts.flat_map(|t| t.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+        texts.flat_map(|t| pids(&t)).collect()
     }
 
     /// Removes the whole tree, and the groups above it that nobody else uses.
@@ -299,9 +297,20 @@ impl Cgroups {
     }
 }
 
+/// The processes that a `cgroup.procs` names. Those of other process namespaces show as 0, which
+/// as the target of a signal would be our own process group.
+fn pids(text: &str) -> Vec<i32> {
+    text.lines().filter_map(|l| l.parse().ok()).filter(|pid| *pid > 0).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processes_of_other_namespaces_are_not_taken_for_our_own_group() {
+        assert_eq!(pids("0\n12\n0\n7\n"), [12, 7]);
+    }
 
     #[test]
     fn weights_follow_shares() {

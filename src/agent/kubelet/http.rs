@@ -1,6 +1,7 @@
 //! The small HTTP client of probes and lifecycle hooks: one GET, no redirects to other hosts,
 //! certificates are not verified (as upstream: the pod is asked, by its address).
 
+use std::io::ErrorKind;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,6 +22,25 @@ fn tls() -> Result<tokio_rustls::TlsConnector, String> {
     let config =
         CONFIG.get_or_init(|| tls::client_config(Trust::Anyone, None, &["http/1.1"]).map_err(|e| e.to_string()));
     config.clone().map(tokio_rustls::TlsConnector::from)
+}
+
+/// Connects; what went wrong is in the words of Go's `net` package, as in upstream's events.
+///
+/// # Errors
+/// What went wrong, for the event.
+pub async fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
+    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let refused = |e: std::io::Error| {
+        let why = match e.kind() {
+            ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+            ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+            ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+            ErrorKind::TimedOut => "connect: connection timed out".to_owned(),
+            _ => e.to_string(),
+        };
+        format!("dial tcp {authority}: {why}")
+    };
+    TcpStream::connect((host, port)).await.map_err(refused)
 }
 
 /// Does an `httpGet`; gives the status code and the beginning of the body.
@@ -53,7 +73,7 @@ pub async fn get(
     }
     let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|e| e.to_string())?;
     let exchange = async {
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| e.to_string())?;
+        let stream = dial(&host, port).await?;
         if scheme == "https" {
             let name = ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
             let stream = tls()?.connect(name, stream).await.map_err(|e| e.to_string())?;

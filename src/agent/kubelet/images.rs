@@ -15,8 +15,9 @@ use tokio::sync::watch;
 
 use super::cri::{ErrorKind, Runtime, v1};
 use super::objects::{Kind, Objects};
+use super::pulled::Pulled;
 use super::spec::identity;
-use super::status::Waiting;
+use super::status::{Waiting, go_duration};
 use crate::images::import::normalized;
 
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -44,6 +45,7 @@ pub struct Images {
     recorder: EventRecorder,
     /// Whether the image files of this machine have been taken in.
     imported: watch::Receiver<bool>,
+    pulled: Pulled,
     /// By pod UID and image.
     failures: Mutex<HashMap<(String, String), Failure>>,
 }
@@ -60,6 +62,42 @@ fn policy(c: &Container, image: &str) -> String {
         .clone()
         .filter(|p| !p.is_empty())
         .unwrap_or_else(|| if image.ends_with(":latest") { "Always".into() } else { "IfNotPresent".into() })
+}
+
+/// What is wrong with an image's name, after upstream's "invalid reference format"
+/// (`github.com/distribution/reference`); `None` for a good one.
+fn malformed(spelled: &str) -> Option<String> {
+    let unspecific = || Some(String::new());
+    let (name, digest) = spelled.split_once('@').map_or((spelled, None), |(n, d)| (n, Some(d)));
+    if digest.is_some_and(|d| d.split_once(':').is_none_or(|(_, hex)| hex.len() < 32)) {
+        return unspecific();
+    }
+    let is_domain = |s: &str| s.contains(['.', ':']) || s == "localhost" || s.chars().any(|c| c.is_ascii_uppercase());
+    let is_port = |p: &str| !p.is_empty() && p.chars().all(|c| c.is_ascii_digit());
+    let rest = match name.split_once('/') {
+        Some((domain, rest)) if is_domain(domain) => {
+            let port = domain.rsplit(']').next().and_then(|d| d.split_once(':'));
+            if port.is_some_and(|(_, p)| !is_port(p)) {
+                return unspecific();
+            }
+            rest.to_owned()
+        }
+        Some(_) => name.to_owned(),
+        None => format!("library/{name}"),
+    };
+    let (path, tag) = rest.split_once(':').map_or((rest.as_str(), None), |(p, t)| (p, Some(t)));
+    if path.chars().any(|c| c.is_ascii_uppercase()) {
+        return Some(format!(": repository name ({path}) must be lowercase"));
+    }
+    let part = |p: &str| {
+        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        ends(p.chars().next())
+            && ends(p.chars().last())
+            && p.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+    };
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let good_tag = |t: &str| t.len() <= 128 && t.starts_with(word) && t.chars().all(|c| word(c) || ".-".contains(c));
+    if path.split('/').all(part) && tag.is_none_or(good_tag) { None } else { unspecific() }
 }
 
 /// Whether an entry of a docker configuration is for an image; the longer match wins.
@@ -105,8 +143,13 @@ fn credentials(config: &Value, image: &str) -> Vec<v1::AuthConfig> {
 
 impl Images {
     /// A new one. An image that is absent is not missed before `imported` is true (or its sender gone).
-    pub fn new(runtime: Arc<dyn Runtime>, recorder: EventRecorder, imported: watch::Receiver<bool>) -> Images {
-        Images { runtime, recorder, imported, failures: Mutex::default() }
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        recorder: EventRecorder,
+        pulled: Pulled,
+        imported: watch::Receiver<bool>,
+    ) -> Images {
+        Images { runtime, recorder, imported, pulled, failures: Mutex::default() }
     }
 
     /// A pod is gone.
@@ -131,12 +174,9 @@ impl Images {
             waiting: Waiting { reason: reason.to_owned(), message },
             retry_at: Timestamp::now() + SignedDuration::try_from(wait).unwrap_or_default(),
         };
-        if spelled.is_empty()
-            || spelled.contains(char::is_whitespace)
-            || spelled.chars().any(|c| c.is_ascii_uppercase() && !spelled.contains([':', '@']))
-        {
+        if let Some(why) = malformed(&spelled) {
             let message = format!(
-                "Failed to apply default image tag {spelled:?}: couldn't parse image name {spelled:?}: invalid reference format"
+                "Failed to apply default image tag {spelled:?}: couldn't parse image name {spelled:?}: invalid reference format{why}"
             );
             self.recorder.warning(about.clone(), "InspectFailed", message.clone());
             return Err(fail("InvalidImageName", message, BACKOFF_MAX));
@@ -157,15 +197,24 @@ impl Images {
                 return Err(fail("ImageInspectError", message, BACKOFF_FIRST));
             }
         };
+        // Not asked for without need: the API may be away.
+        let free = policy != "Always" && present.as_ref().is_some_and(|i| self.pulled.is_everyones(&i.id));
+        let auths = if free { Vec::new() } else { self.auths(pod, &image, objects).await };
+        let usable = present.as_ref().is_some_and(|i| self.pulled.may_use(&i.id, &image, &auths));
         match (policy.as_str(), present) {
-            ("Never" | "IfNotPresent", Some(i)) => {
+            ("Never" | "IfNotPresent", Some(i)) if usable => {
                 let message =
                     format!("Container image {spelled:?} already present on machine and can be accessed by the pod");
                 self.recorder.normal(about.clone(), "Pulled", message);
                 return Ok(i);
             }
-            ("Never", None) => {
-                let message = format!("Container image {spelled:?} is not present with pull policy of Never");
+            ("Never", present) => {
+                let message = match present {
+                    None => format!("Container image {spelled:?} is not present with pull policy of Never"),
+                    Some(_) => format!(
+                        "Container image {spelled:?} is present with pull policy of Never, but was pulled with credentials that the pod does not have"
+                    ),
+                };
                 self.recorder.warning(about.clone(), "ErrImageNeverPull", message.clone());
                 return Err(fail("ErrImageNeverPull", message, BACKOFF_FIRST));
             }
@@ -182,12 +231,14 @@ impl Images {
         }
         self.recorder.normal(about.clone(), "Pulling", format!("Pulling image {spelled:?}"));
         let begun = std::time::Instant::now();
-        match self.pull(pod, &image, objects, sandbox).await {
+        match self.pull(&image, auths, sandbox).await {
             Ok(i) => {
                 self.failures.lock().unwrap_or_else(|e| e.into_inner()).remove(&key);
-                let took = begun.elapsed().as_millis();
-                let message =
-                    format!("Successfully pulled image {spelled:?} in {took}ms. Image size: {} bytes.", i.size);
+                let took = go_duration(Duration::from_millis(begun.elapsed().as_millis() as u64));
+                let message = format!(
+                    "Successfully pulled image {spelled:?} in {took} ({took} including waiting). Image size: {} bytes.",
+                    i.size
+                );
                 self.recorder.normal(about.clone(), "Pulled", message);
                 Ok(i)
             }
@@ -200,7 +251,6 @@ impl Images {
                     "Failed",
                     format!("Failed to pull image {spelled:?}: {}", e.message),
                 );
-                self.recorder.warning(about.clone(), "Failed", "Error: ErrImagePull");
                 let failure = Failure { delay, until, message: format!("ErrImagePull: {message}") };
                 self.failures.lock().unwrap_or_else(|e| e.into_inner()).insert(key, failure);
                 // The status shows the error once; the next attempt, which only finds the back-off, shows that.
@@ -212,15 +262,10 @@ impl Images {
         }
     }
 
-    async fn pull(
-        &self,
-        pod: &Pod,
-        image: &str,
-        objects: &Objects,
-        sandbox: &v1::PodSandboxConfig,
-    ) -> Result<v1::Image, super::cri::Error> {
+    /// The credentials that a pod has for an image.
+    async fn auths(&self, pod: &Pod, image: &str, objects: &Objects) -> Vec<v1::AuthConfig> {
         let id = identity(pod);
-        let mut tries: Vec<Option<v1::AuthConfig>> = Vec::new();
+        let mut found = Vec::new();
         for s in pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()) {
             let data = match objects.data(&id.uid, Kind::Secret, &id.namespace, &s.name).await {
                 Ok(Some(data)) => data,
@@ -239,24 +284,35 @@ impl Images {
             };
             for key in [".dockerconfigjson", ".dockercfg"] {
                 if let Some(config) = data.get(key).and_then(|b| serde_json::from_slice::<Value>(b).ok()) {
-                    tries.extend(credentials(&config, image).into_iter().map(Some));
+                    found.extend(credentials(&config, image));
                 }
             }
         }
+        found
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        auths: Vec<v1::AuthConfig>,
+        sandbox: &v1::PodSandboxConfig,
+    ) -> Result<v1::Image, super::cri::Error> {
+        let mut tries: Vec<Option<v1::AuthConfig>> = auths.into_iter().map(Some).collect();
         if tries.is_empty() {
             tries.push(None);
         }
         let mut last = super::cri::Error::new(ErrorKind::Other, "no credentials");
         for auth in tries {
-            match self.runtime.pull_image(image, auth, sandbox.clone()).await {
+            match self.runtime.pull_image(image, auth.clone(), sandbox.clone()).await {
                 Ok(reference) => {
                     let found = match self.runtime.image(image).await? {
                         Some(i) => Some(i),
                         None => self.runtime.image(&reference).await?,
                     };
-                    return found.ok_or_else(|| {
-                        super::cri::Error::new(ErrorKind::NotFound, "the image vanished after its pull")
-                    });
+                    let vanished = || super::cri::Error::new(ErrorKind::NotFound, "the image vanished after its pull");
+                    let found = found.ok_or_else(vanished)?;
+                    self.pulled.note(&found.id, image, auth.as_ref(), &found.repo_tags);
+                    return Ok(found);
                 }
                 Err(e) => last = e,
             }
@@ -268,6 +324,19 @@ impl Images {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_no_registry_can_have_are_found_out() {
+        let long = format!("a/b@sha256:{}", "0".repeat(64));
+        for good in ["nginx", "nginx:1.25_a", "ghcr.io/a/b-c:v1", "localhost:5000/x", "[::1]:5000/x", &long] {
+            assert_eq!(malformed(good), None, "{good}");
+        }
+        for bad in ["", "a b", "nginx:", "nginx:-x", "a//b", "-a", "a/b@sha256:1", "nginx:a/b"] {
+            assert_eq!(malformed(bad), Some(String::new()), "{bad}");
+        }
+        assert_eq!(malformed("Nginx:1").unwrap(), ": repository name (library/Nginx) must be lowercase");
+        assert_eq!(malformed("a/B").unwrap(), ": repository name (a/B) must be lowercase");
+    }
 
     #[test]
     fn the_longest_fitting_registry_wins() {

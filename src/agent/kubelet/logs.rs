@@ -9,6 +9,8 @@ use super::cri::Runtime;
 
 /// A log file is rotated when it is larger than this.
 pub const SIZE_MAX: u64 = 10 << 20;
+/// How often sizes are looked at (upstream's `containerLogMonitorInterval`).
+pub const INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
 /// How many files of a container are kept, with the current one.
 pub const FILES_MAX: usize = 5;
 

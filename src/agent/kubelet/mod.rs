@@ -8,7 +8,7 @@
 //! * [`admission`] – whether a pod may run here at all.
 //! * [`cri`] – the runtime. [`cgroup`], [`volumes`], [`logs`] – the host.
 //! * [`spec`], [`env`], [`dns`], [`resources`] – from specs to settings (pure, but for lookups).
-//! * [`images`], [`objects`], [`probes`], [`hooks`], [`http`] – what starting and keeping takes.
+//! * [`images`], [`pulled`], [`objects`], [`probes`], [`hooks`], [`http`] – what starting and keeping takes.
 //! * [`node`] – the Node object and its Lease.
 
 pub mod actions;
@@ -27,6 +27,7 @@ pub mod observed;
 pub mod pleg;
 pub mod pods;
 pub mod probes;
+pub mod pulled;
 pub mod resources;
 pub mod spec;
 mod start;

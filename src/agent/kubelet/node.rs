@@ -26,6 +26,8 @@ use crate::images::oci::go_arch;
 
 /// How often readings are taken.
 const READ: Duration = Duration::from_secs(10);
+/// How long the network may take at a start before the node is reported as not ready.
+const NETWORK_START: Duration = Duration::from_secs(10);
 /// How long an unchanged status may stay unsent.
 const REPORT: Duration = Duration::from_secs(300);
 /// How often the Lease is renewed, and for how long it holds.
@@ -390,6 +392,9 @@ impl NodeKeeper {
         let mut last: Option<(NodeStatus, std::time::Instant)> = None;
         let mut known = (*node).clone();
         let mut network = self.config().network.clone();
+        // At every start the network takes a moment to be found as it was left; a node that says so
+        // would lose its endpoints everywhere for that moment.
+        let _ = tokio::time::timeout(NETWORK_START, network.wait_for(Result::is_ok)).await;
         let mut network_open = true;
         let mut ticks = tokio::time::interval(READ);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

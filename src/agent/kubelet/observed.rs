@@ -25,7 +25,7 @@ pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePoli
 pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 /// A container's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Made, not started.
     Created,
@@ -34,11 +34,12 @@ pub enum State {
     /// Its process ended.
     Exited,
     /// The runtime does not know.
+    #[default]
     Unknown,
 }
 
 /// A container.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Container {
     /// Its id.
     pub id: String,

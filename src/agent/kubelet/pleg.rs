@@ -76,7 +76,6 @@ pub async fn run(shared: Arc<Shared>, pods: Arc<Pods>) {
                         }
                         Err(e) => tracing::warn!(error = %e, "the runtime does not list its containers"),
                     }
-                    pods.rotate_logs().await;
                 }
             }
         }

@@ -509,8 +509,18 @@ impl Pods {
         Ok(())
     }
 
-    /// Rotates the logs of all running containers that have grown too large.
-    pub async fn rotate_logs(&self) {
+    /// Rotates logs that have grown too large, until cancelled. A file's size has no event that would
+    /// not come with each line.
+    pub async fn run_log_rotation(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(super::logs::INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.rotate_logs().await;
+        }
+    }
+
+    async fn rotate_logs(&self) {
         for (_, seen) in self.list() {
             for c in seen.running().filter(|c| !c.log_path.is_empty()) {
                 super::logs::rotate(&*self.shared.runtime, &c.id, Path::new(&c.log_path)).await;

@@ -84,11 +84,11 @@ impl Starter {
         let Some(c) = find(&self.pod, &start.name, start.role) else {
             return Err(fail("CreateContainerConfigError", format!("container {} is not in the pod", start.name)));
         };
-        let image = shared
-            .images
-            .ensure(&self.pod, &c, &about, &shared.objects, &self.sandbox_config)
-            .await
-            .map_err(|n| (n.waiting, n.retry_at))?;
+        let image =
+            shared.images.ensure(&self.pod, &c, &about, &shared.objects, &self.sandbox_config).await.map_err(|n| {
+                shared.recorder.warning(about.clone(), "Failed", format!("Error: {}", n.waiting.reason));
+                (n.waiting, n.retry_at)
+            })?;
         spec::check_non_root(&self.pod, &c, &image).map_err(|m| fail("CreateContainerConfigError", m))?;
         let services = shared.services.list::<Service>();
         let mut env = environment(&self.pod, &c, &self.facts, &shared.objects, &services)

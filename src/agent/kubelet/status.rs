@@ -133,8 +133,14 @@ fn waiting_state(reason: &str, message: &str) -> ContainerState {
 
 /// A duration as Go prints it: `10s`, `1m20s`, `5m0s`.
 pub fn go_duration(d: Duration) -> String {
-    let s = d.as_secs();
-    if s < 60 { format!("{s}s") } else { format!("{}m{}s", s / 60, s % 60) }
+    let (s, ms) = (d.as_secs(), d.subsec_millis());
+    if s == 0 && ms > 0 {
+        return format!("{ms}ms");
+    }
+    let fraction = format!("{:03}", ms).trim_end_matches('0').to_owned();
+    let point = if fraction.is_empty() { "" } else { "." };
+    let minutes = if s < 60 { String::new() } else { format!("{}m", s / 60) };
+    format!("{minutes}{}{point}{fraction}s", s % 60)
 }
 
 fn image_id(c: &Container) -> String {

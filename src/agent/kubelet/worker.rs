@@ -398,6 +398,7 @@ impl Worker {
             }
         }
         let plan = actions::plan(pod, &self.seen, &self.memory, Timestamp::now());
+        self.tell_back_offs(pod, &plan);
         self.plan = plan.clone();
         if let Some(attempt) = plan.sandbox {
             return self.new_sandbox(pod, attempt).await;
@@ -507,6 +508,17 @@ impl Worker {
                 self.shared.recorder.warning(about, "FailedCreatePodSandBox", message);
                 Some(self.backoff())
             }
+        }
+    }
+
+    /// An event for each container that has begun to wait before it is started again.
+    fn tell_back_offs(&self, pod: &Pod, plan: &Plan) {
+        for name in plan.crash_loop.keys().filter(|n| !self.plan.crash_loop.contains_key(*n)) {
+            let about = super::start::about(pod, name, stop::role(pod, name));
+            let id = &self.id;
+            let message =
+                format!("Back-off restarting failed container {name} in pod {}_{}({})", id.name, id.namespace, id.uid);
+            self.shared.recorder.warning(about, "BackOff", message);
         }
     }
 

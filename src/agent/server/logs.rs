@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::Status;
 use axum::body::Body;
@@ -20,6 +21,8 @@ use crate::kubelet::spec::identity;
 
 /// Bytes sent at once.
 const CHUNK: usize = 32 << 10;
+/// How long a runtime may keep writing to a file that it was told to leave.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 struct Options {
     since: Option<Timestamp>,
@@ -170,6 +173,7 @@ impl Reader {
         // Watched before it is read, so that no write is missed.
         let mut writes = if self.options.follow { Some(DirWatch::with_writes(&dir)?) } else { None };
         let (mut file, mut inode) = open(&self.path)?;
+        let mut writers = DirWatch::of_writers(file.get_ref())?;
         if let Some(lines) = self.options.tail {
             let at = tail_offset(file.get_mut(), lines)?;
             file.seek(SeekFrom::Start(at))?;
@@ -178,6 +182,11 @@ impl Reader {
         loop {
             // Asked before the file is read to its end: what was written until then is read.
             let ended = self.ended(state.as_mut());
+            let rotated = writes.is_some() && std::fs::metadata(&self.path).is_ok_and(|m| m.ino() != inode);
+            if rotated {
+                // The rest goes to a new file; this one is whole when its writer has closed it.
+                let _ = tokio::time::timeout(LAST_WRITES, writers.changed()).await;
+            }
             loop {
                 let n = file.read_until(b'\n', &mut line)?;
                 if n == 0 || !line.ends_with(b"\n") {
@@ -194,9 +203,9 @@ impl Reader {
                 return Ok(());
             }
             let Some(writes) = &mut writes else { return Ok(()) };
-            if std::fs::metadata(&self.path).is_ok_and(|m| m.ino() != inode) {
-                // Rotated: the rest is in a new file.
+            if rotated {
                 (file, inode) = open(&self.path)?;
+                writers = DirWatch::of_writers(file.get_ref())?;
                 line.clear();
                 continue;
             }
@@ -219,5 +228,44 @@ impl Reader {
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubelet::observed::Container;
+    use std::io::Write;
+
+    #[tokio::test]
+    async fn a_followed_log_loses_nothing_when_it_is_rotated() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let line = |n: u32| format!("2026-01-01T00:00:00Z stdout F {n}\n");
+        let mut old = std::fs::File::create(&path).unwrap();
+        old.write_all(line(1).as_bytes()).unwrap();
+        let running = Container { id: "c".into(), state: State::Running, ..Default::default() };
+        let seen = Arc::new(Observed { containers: vec![running], ..Default::default() });
+        let (_running, state) = watch::channel(seen);
+        let query = Query::parse("follow=true");
+        let (sender, mut lines) = mpsc::channel(8);
+        let reader = Reader { path: path.clone(), id: "c".into(), options: Options::of(&query).unwrap(), sender };
+        tokio::spawn(reader.run(Some(state)));
+        let mut got = Vec::new();
+        let mut read_to = async |end: &str| {
+            while !String::from_utf8_lossy(&got).ends_with(end) {
+                got.extend_from_slice(&lines.recv().await.unwrap().unwrap());
+            }
+        };
+        read_to("1\n").await;
+        std::fs::rename(&path, dir.path().join("0.log.old")).unwrap();
+        let mut new = std::fs::File::create(&path).unwrap();
+        new.write_all(line(3).as_bytes()).unwrap();
+        // The runtime has opened the new file and still has a line for the old one.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        old.write_all(line(2).as_bytes()).unwrap();
+        drop(old);
+        read_to("3\n").await;
+        assert_eq!(String::from_utf8_lossy(&got), "1\n2\n3\n");
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use api::k8s::core::v1::{ConfigMap, Event, Node, Pod};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::api::FakeApi;
 use super::until;
-use crate::Config;
 use crate::kubelet::cri::fake::FakeRuntime;
+use crate::{Config, NetworkState};
 
 struct Kubelet {
     api: Arc<FakeApi>,
@@ -24,10 +25,13 @@ struct Kubelet {
 
 impl Kubelet {
     async fn new(pullable: &[&str]) -> Kubelet {
-        let dir = tempfile::tempdir().unwrap();
-        let api = FakeApi::new();
-        let runtime = FakeRuntime::new(&["docker.io/library/a:1"], pullable);
         let (_, network) = tokio::sync::watch::channel(Ok(()));
+        Kubelet::on(FakeApi::new(), network, pullable).await
+    }
+
+    async fn on(api: Arc<FakeApi>, network: watch::Receiver<NetworkState>, pullable: &[&str]) -> Kubelet {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = FakeRuntime::new(&["docker.io/library/a:1"], pullable);
         let mut config = Config::new("n1", vec!["127.0.0.1".parse().unwrap()], api.client(), network);
         config.data_dir = dir.path().join("data");
         config.run_dir = dir.path().join("run");
@@ -312,5 +316,29 @@ async fn the_node_registers_and_says_that_it_is_ready() {
     assert_eq!((info.container_runtime_version.as_str(), info.kubelet_version.as_str()), ("fake://1", api::VERSION));
     let lease = || k.api.get::<api::k8s::coordination::v1::Lease>("kube-node-lease/n1");
     until(&k.api, "a lease", || lease().and_then(|l| l.spec?.renew_time)).await;
+    k.end().await;
+}
+
+#[tokio::test]
+async fn a_restarted_node_does_not_say_that_it_is_not_ready_while_its_network_is_found() {
+    if !root() {
+        return;
+    }
+    let api = FakeApi::new();
+    let ready = json!({"metadata": {"name": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    let node: Node = serde_json::from_value(ready).unwrap();
+    api.client().create(&node).await.unwrap();
+    let (found, network) = watch::channel(Err("not yet".to_owned()));
+    let k = Kubelet::on(api.clone(), network, &[]).await;
+    let node = || api.get::<Node>("n1").and_then(|n| n.status).unwrap_or_default();
+    let condition = || node().conditions.into_iter().flatten().find(|c| c.type_ == "Ready").unwrap();
+    let reported = || node().capacity.is_some();
+    until(&api, "registered", || api.get::<Node>("n1").and_then(|n| n.metadata.labels)).await;
+    // Nothing is reported before the network is there, and then that the node is ready.
+    assert!(!reported());
+    assert_eq!(condition().status, "True");
+    found.send(Ok(())).unwrap();
+    until(&api, "a status", || reported().then_some(())).await;
+    assert_eq!(condition().reason.as_deref(), Some("KubeletReady"));
     k.end().await;
 }

@@ -28,6 +28,7 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
     // One line for each kind with behaviour of its own, above the last.
     #[allow(clippy::match_single_binding)]
     match (group, kind) {
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => Arc::new(crate::custom::definition::Definition),
         ("", "Pod") => Arc::new(pod::Pod),
         ("", "PodTemplate") => Arc::new(pod::PodTemplate),
         ("", "Service") => Arc::new(service::Service),

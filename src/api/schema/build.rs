@@ -34,6 +34,7 @@ struct Schema {
     list_map_keys: Vec<String>,
     #[serde(rename = "x-kubernetes-map-type")]
     map_type: String,
+    default: Option<Value>,
     #[serde(rename = "x-kubernetes-preserve-unknown-fields")]
     open: bool,
     #[serde(rename = "x-kubernetes-int-or-string")]
@@ -90,12 +91,23 @@ impl Builder {
         index
     }
 
+    /// JSON of what a key of a list is in an item that does not have it.
+    fn key_default(&self, s: &Schema, key: &str) -> String {
+        if self.graph.typed {
+            // The one such key of built-in kinds; their definitions say it in words only.
+            return if key == "protocol" { "\"TCP\"".to_owned() } else { String::new() };
+        }
+        let of = s.items.as_deref().and_then(|i| i.properties.as_ref()?.get(key)?.default.as_ref());
+        of.map_or(String::new(), Value::to_string)
+    }
+
     fn attributes(&mut self, s: &Schema, inherited: u16) -> u16 {
         let mut wanted = Attributes {
             merge_key: s.merge_key.clone(),
             strategy: s.strategy.clone(),
             list_type: s.list_type.clone(),
             list_map_keys: s.list_map_keys.clone(),
+            list_map_defaults: s.list_map_keys.iter().map(|k| self.key_default(s, k)).collect(),
             map_type: s.map_type.clone(),
         };
         if wanted.map_type.is_empty() {

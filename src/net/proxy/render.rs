@@ -96,15 +96,6 @@ fn shapes_of(front: Front, frontend: &Frontend) -> impl Iterator<Item = Shape> {
     [shape(false, shared), shape(true, frontend.inside.as_ref())].into_iter().flatten()
 }
 
-/// The script that takes everything back.
-pub fn removal(config: &Config) -> String {
-    let mut script = String::new();
-    for family in [Family::V4, Family::V6] {
-        delete_table(&mut script, config, family);
-    }
-    script
-}
-
 fn delete_table(script: &mut String, config: &Config, family: Family) {
     let (ip, table) = (family.word(), &config.table);
     // Naming it first makes the deletion succeed when there is none.

@@ -85,6 +85,6 @@ impl<N: Nft> Syncer<N> {
     /// Takes every rule back.
     pub async fn remove(&mut self) -> Result<(), NftError> {
         self.applied = None;
-        self.nft.apply(&render::removal(&self.config)).await
+        self.nft.remove_tables(&self.config.table).await
     }
 }

@@ -247,6 +247,12 @@ impl Table {
         self.frontends.insert(front, frontend);
     }
 
+    /// Leads a port of this node to one of its pods.
+    pub fn host_port(&mut self, front: Front, pod: Endpoint) {
+        self.serve(front, pod);
+        self.hairpin.insert(pod.addr);
+    }
+
     /// The connections to forget when this table follows another: UDP has no
     /// end the kernel could see, so a client that keeps its port would keep
     /// its dead endpoint (or its lack of one) too.

@@ -125,6 +125,15 @@ fn check_request(a: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     Ok(())
 }
 
+/// The common name that a request, which has been checked, is for.
+pub(super) fn common_name(object: &Value) -> Option<String> {
+    let text = BASE64_STANDARD.decode(object["spec"]["request"].as_str()?).ok()?;
+    let block = Pem::iter_from_buffer(&text).next()?.ok()?;
+    let (_, request) = X509CertificationRequest::from_der(&block.contents).ok()?;
+    let mut names = request.certification_request_info.subject.iter_common_name();
+    names.next()?.as_str().ok().map(str::to_owned)
+}
+
 impl Certificates {
     /// Whether the user has a verb on the signer by name, or on all of its domain.
     fn may_use_signer(&self, a: &Attributes<'_>, verb: &str, object: &Value) -> Result<(), Status> {

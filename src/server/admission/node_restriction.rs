@@ -20,6 +20,8 @@ use crate::Server;
 use crate::authz::node::{CLAIMS, CONFIG_MAPS, SECRETS, node_name};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Who sign what nodes identify themselves with.
+const SIGNERS: [&str; 2] = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
 const LEASES: &str = "kube-node-lease";
 
 pub(super) struct NodeRestriction(pub(super) Weak<Server>);
@@ -51,6 +53,7 @@ impl Admission for NodeRestriction {
             ("storage.k8s.io", "csinodes", _) => {
                 write.own_name("can only access CSINode with the same name as the requesting node")
             }
+            ("certificates.k8s.io", "certificatesigningrequests", "") => write.certificate(),
             _ => Ok(()),
         }
     }
@@ -246,6 +249,18 @@ impl Write<'_> {
         self.require(
             projected.any(|t| t["audience"].as_str().unwrap_or_default() == audience),
             &format!("audience {audience:?} not found in pod spec volume"),
+        )
+    }
+
+    fn certificate(&self) -> Result<(), Status> {
+        let of_nodes = SIGNERS.iter().any(|s| self.new["spec"]["signerName"] == *s);
+        if self.a.operation != Operation::Create || !of_nodes {
+            return Ok(());
+        }
+        let own = &self.a.user.name;
+        self.require(
+            super::certificates::common_name(self.new).as_ref() == Some(own),
+            &format!("can only create a node CSR with CN={own}"),
         )
     }
 

@@ -41,6 +41,7 @@ const EVERY_NODE: &[(&[&str], &str, &str, &str)] = &[
     (&["get", "list", "watch"], "storage.k8s.io", "csidrivers", ""),
     (&["get", "list", "watch"], "scheduling.k8s.io", "priorityclasses", ""),
     (&["create"], "", "nodes", ""),
+    (&["create", "get", "list", "watch"], "certificates.k8s.io", "certificatesigningrequests", ""),
     (&["create", "update", "patch"], "", "events", ""),
     (&["create", "update", "patch"], "events.k8s.io", "events", ""),
     (&["create"], "authentication.k8s.io", "tokenreviews", ""),

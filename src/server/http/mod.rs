@@ -10,6 +10,7 @@ pub mod watch;
 use std::sync::Arc;
 
 use api::codec::Decoded;
+use api::field::FieldError;
 use api::{Resource, Status, Subresource};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
@@ -26,6 +27,11 @@ use crate::authz::{self, Decision};
 use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
 use crate::request::{Query, RequestInfo, User};
 use crate::subresources;
+
+/// Server-side apply.
+const APPLY: &str = "application/apply-patch+yaml";
+/// Longest name of a field manager.
+const MANAGER_MAX: usize = 128;
 
 /// Largest request body that is read, as upstream.
 const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -283,6 +289,13 @@ impl Server {
                 }
             }
         }
+        let agent = call.parts.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        match call.query.get("fieldManager").filter(|m| !m.is_empty()) {
+            Some(m) => ctx.field_manager = field_manager(m)?,
+            // As upstream: the program's name. In-process callers have one by who they are.
+            None if !agent.is_empty() => ctx.field_manager = agent.split('/').next().unwrap_or_default().to_owned(),
+            None => {}
+        }
         Ok(ctx)
     }
 
@@ -300,7 +313,26 @@ impl Server {
                 let change = |_: &Value| Ok(clone_decoded(&decoded));
                 self.registry().update(&ctx, resource, &i.namespace, &i.name, &i.subresource, create, &change).await
             }
+            _ if negotiate::media_type(&call.parts.headers) == APPLY => {
+                if call.query.get("fieldManager").is_none_or(str::is_empty) {
+                    let e = FieldError::required("fieldManager", "is required for apply patch");
+                    return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &vec![e]));
+                }
+                let config = api::codec::decode(body, true, &resource.schema)?;
+                for field in ["apiVersion", "kind"] {
+                    if config.value[field].as_str().is_none_or(str::is_empty) {
+                        return Err(Status::bad_request(format!("an applied configuration must have {field}")));
+                    }
+                }
+                let force = call.query.flag("force");
+                let (ns, name, sub) = (&i.namespace, &i.name, &i.subresource);
+                self.registry().apply(&ctx, resource, ns, name, sub, config, force).await
+            }
             _ => {
+                if call.query.flag("force") {
+                    let e = FieldError::forbidden("force", "may not be specified for non-apply patch");
+                    return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &vec![e]));
+                }
                 let change = patch_of(call, resource, body)?;
                 self.registry().update(&ctx, resource, &i.namespace, &i.name, &i.subresource, false, &*change).await
             }
@@ -419,6 +451,18 @@ pub fn decode_tree(call: &Call, body: &[u8]) -> Result<Value, Status> {
     }
 }
 
+/// The name of a field manager, checked as upstream does.
+fn field_manager(name: &str) -> Result<String, Status> {
+    let invalid = |e: FieldError| Status::invalid("meta.k8s.io", "PatchOptions", "", &vec![e]);
+    if name.len() > MANAGER_MAX {
+        return Err(invalid(FieldError::too_long("fieldManager", MANAGER_MAX)));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(invalid(FieldError::invalid("fieldManager", name, "should only contain printable characters")));
+    }
+    Ok(name.to_owned())
+}
+
 fn clone_decoded(d: &Decoded) -> Decoded {
     Decoded { value: d.value.clone(), unknown: d.unknown.clone(), duplicate: d.duplicate.clone() }
 }
@@ -430,12 +474,14 @@ type Change = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync;
 /// # Errors
 /// 415 for patch types that are not served, 400 for a body that is no patch.
 pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Change>, Status> {
-    const SUPPORTED: &str =
-        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+    const PATCHES: [&str; 3] =
+        ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
     let schema = resource.schema.clone();
     let kind = negotiate::media_type(&call.parts.headers).to_owned();
-    if !SUPPORTED.split(", ").any(|s| s == kind) {
-        return Err(Status::unsupported_media_type(SUPPORTED));
+    // Only Go types have the keys that a strategic merge needs.
+    let served = if schema.is_typed() { &PATCHES[..] } else { &PATCHES[..2] };
+    if !served.contains(&kind.as_str()) {
+        return Err(Status::unsupported_media_type(&[served, &[APPLY]].concat().join(", ")));
     }
     let patch = api::codec::parse_tree(body, false)?;
     if kind != "application/json-patch+json" && !patch.is_object() {

@@ -22,6 +22,8 @@ use crate::http::{Call, RequestBody};
 
 /// How long a connection to a node may take.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How much of a refusal is read.
+const MAX_ERROR: usize = 50_000;
 
 /// Where a request goes.
 struct Target {
@@ -306,6 +308,9 @@ async fn forward(server: &Arc<Server>, mut call: Call, target: Target, body: Req
         return Ok(Response::from_parts(parts, Body::default()));
     }
     let (mut parts, incoming) = response.into_parts();
+    if call.info.subresource == "log" && !parts.status.is_success() {
+        return Err(kubelet_said(parts.status, incoming).await);
+    }
     for hop in ["connection", "transfer-encoding", "keep-alive"] {
         parts.headers.remove(hop);
     }
@@ -313,6 +318,20 @@ async fn forward(server: &Arc<Server>, mut call: Call, target: Target, body: Req
     let body = incoming.map_frame(|f| f);
     let stream = futures::StreamExt::filter_map(http_body_util::BodyStream::new(body), |f| async { f.ok().map(Ok) });
     Ok(Response::from_parts(parts, http_body_util::StreamBody::new(stream).boxed_unsync()))
+}
+
+/// A kubelet's refusal, which is plain text, as the Status that clients know how to show.
+async fn kubelet_said(code: StatusCode, body: hyper::body::Incoming) -> Status {
+    let text = match http_body_util::Limited::new(body, MAX_ERROR).collect().await {
+        Ok(b) => String::from_utf8_lossy(&b.to_bytes()).trim().to_owned(),
+        Err(e) => format!("the kubelet's answer cannot be read: {e}"),
+    };
+    match code {
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::NOT_FOUND => Status::new(404, "NotFound", text),
+        StatusCode::INTERNAL_SERVER_ERROR => Status::internal(text),
+        other => Status::new(other.as_u16(), other.canonical_reason().unwrap_or_default(), text),
+    }
 }
 
 #[cfg(test)]

@@ -243,8 +243,6 @@ fn damaged(directory: &Path, what: String) -> Error {
         file: directory.display().to_string(),
         offset: 0,
         what,
-        advice: "Restart: the state is rebuilt from the log if the log reaches back far \
-                 enough; otherwise restore a snapshot into a new data directory"
-            .into(),
+        advice: "Restart: the state is rebuilt from the log as far as that reaches back".into(),
     }
 }

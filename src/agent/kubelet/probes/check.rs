@@ -7,6 +7,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 
 use super::Target;
 use crate::kubelet::cri::ErrorKind;
+use crate::kubelet::http::dial;
 use crate::kubelet::spec::port;
 
 /// `Err` has the words of the event.
@@ -35,9 +36,8 @@ pub(super) async fn check(t: &Target, probe: &Probe, timeout: Duration) -> Resul
     if let Some(s) = &probe.tcp_socket {
         let port = port(&t.container, &s.port).ok_or("the probe's port cannot be found")?;
         let host = s.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| t.ip.clone());
-        return match tokio::time::timeout(timeout, tokio::net::TcpStream::connect((host.as_str(), port))).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) => Err(format!("dial tcp {host}:{port}: {e}")),
+        return match tokio::time::timeout(timeout, dial(&host, port)).await {
+            Ok(connected) => connected.map(|_| ()),
             Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
         };
     }

@@ -103,3 +103,12 @@ fn trouble_shows_as_the_reason_to_wait() {
     assert_eq!(c.restart_count, 1);
     assert_eq!(c.last_state.unwrap().terminated.unwrap().exit_code, 3);
 }
+
+#[test]
+fn durations_are_written_as_go_writes_them() {
+    for (ms, text) in
+        [(0, "0s"), (72, "72ms"), (1500, "1.5s"), (10_000, "10s"), (80_000, "1m20s"), (300_007, "5m0.007s")]
+    {
+        assert_eq!(go_duration(Duration::from_millis(ms)), text);
+    }
+}

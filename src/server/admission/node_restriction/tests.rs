@@ -154,3 +154,27 @@ async fn a_node_renews_its_own_lease_only() {
     let refused = t.call(&node("n1"), Verb::Create, &csi, "-", &other).await;
     says(refused, "can only access CSINode with the same name as the requesting node");
 }
+
+#[tokio::test]
+async fn a_node_asks_for_its_own_certificate_only() {
+    let t = two_nodes().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = |name: &str| {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+        let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+        base64::Engine::encode(&base64::prelude::BASE64_STANDARD, pem)
+    };
+    let ask = async |name: &str, signer: &str| {
+        let body = json!({"metadata": {"generateName": "csr-"}, "spec": {"request": request(name),
+            "signerName": signer, "usages": ["digital signature", "client auth"]}});
+        let requests = Gvr::dynamic("certificates.k8s.io", "v1", "certificatesigningrequests");
+        t.call(&node("n1"), Verb::Create, &requests, "-", &body).await
+    };
+    for signer in ["kubernetes.io/kube-apiserver-client-kubelet", "kubernetes.io/kubelet-serving"] {
+        says(ask("system:node:n2", signer).await, "can only create a node CSR with CN=system:node:n1");
+    }
+    ask("system:node:n1", "kubernetes.io/kube-apiserver-client-kubelet").await.unwrap();
+}

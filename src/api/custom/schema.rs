@@ -1,0 +1,150 @@
+//! The structural schema of a custom resource's version: upstream's `JSONSchemaProps`, as far as
+//! values are judged by it.
+
+use std::collections::BTreeMap;
+
+use regex::Regex;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+/// One place in a schema. Absent keywords judge nothing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Props {
+    /// `object`, `array`, `string`, `integer`, `number`, `boolean`; empty for any.
+    pub r#type: String,
+    /// Such as `date-time`.
+    pub format: String,
+    /// Whether null is a value.
+    pub nullable: bool,
+    /// What is filled in; `Some(null)` is a default, too.
+    #[serde(deserialize_with = "present")]
+    pub default: Option<Value>,
+    /// Fields.
+    pub properties: BTreeMap<String, Props>,
+    /// All other fields.
+    pub additional_properties: Option<Additional>,
+    /// Items of a list.
+    pub items: Option<Box<Props>>,
+    /// Names of fields that must be there.
+    pub required: Vec<String>,
+    /// The only values.
+    pub r#enum: Option<Vec<Value>>,
+    /// Bounds of numbers.
+    pub minimum: Option<f64>,
+    /// See `minimum`.
+    pub maximum: Option<f64>,
+    /// Whether the minimum itself is excluded.
+    pub exclusive_minimum: bool,
+    /// Whether the maximum itself is excluded.
+    pub exclusive_maximum: bool,
+    /// Numbers are multiples of it.
+    pub multiple_of: Option<f64>,
+    /// Characters of a string.
+    pub min_length: Option<i64>,
+    /// Characters of a string.
+    pub max_length: Option<i64>,
+    /// What a string matches somewhere.
+    #[serde(deserialize_with = "pattern")]
+    pub pattern: Option<Pattern>,
+    /// Items of a list.
+    pub min_items: Option<i64>,
+    /// Items of a list.
+    pub max_items: Option<i64>,
+    /// Whether no item may occur twice.
+    pub unique_items: bool,
+    /// Fields of an object.
+    pub min_properties: Option<i64>,
+    /// Fields of an object.
+    pub max_properties: Option<i64>,
+    /// All of these hold.
+    pub all_of: Vec<Props>,
+    /// One of these holds, or more.
+    pub any_of: Vec<Props>,
+    /// Just one of these holds.
+    pub one_of: Vec<Props>,
+    /// This does not hold.
+    pub not: Option<Box<Props>>,
+    /// Fields that are not listed are kept.
+    #[serde(rename = "x-kubernetes-preserve-unknown-fields")]
+    pub preserve_unknown_fields: bool,
+    /// An integer or a string.
+    #[serde(rename = "x-kubernetes-int-or-string")]
+    pub int_or_string: bool,
+    /// A complete object with type and metadata.
+    #[serde(rename = "x-kubernetes-embedded-resource")]
+    pub embedded_resource: bool,
+    /// `atomic`, `set` or `map`.
+    #[serde(rename = "x-kubernetes-list-type")]
+    pub list_type: String,
+    /// What identifies an item of a `map`.
+    #[serde(rename = "x-kubernetes-list-map-keys")]
+    pub list_map_keys: Vec<String>,
+}
+
+/// What fields that are not listed are.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Additional {
+    /// Anything (`true`), or not there (`false`).
+    Allowed(bool),
+    /// Values of a schema.
+    Of(Box<Props>),
+}
+
+/// A regular expression and how it was written.
+#[derive(Debug)]
+pub struct Pattern {
+    /// As written.
+    pub text: String,
+    /// `None` for one that does not compile: it judges nothing, and the definition was refused.
+    pub regex: Option<Regex>,
+}
+
+/// Compiled patterns larger than this are refused: a definition must not take the server's memory.
+const PATTERN_BYTES: usize = 1 << 20;
+
+impl Pattern {
+    /// Compiles a pattern. Go's syntax is that of the regex crate, but for a few escapes.
+    pub fn new(text: &str) -> Pattern {
+        let regex = regex::RegexBuilder::new(text).size_limit(PATTERN_BYTES).build().ok();
+        Pattern { text: text.to_owned(), regex }
+    }
+}
+
+fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(d).map(Some)
+}
+
+fn pattern<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Pattern>, D::Error> {
+    let text = Option::<String>::deserialize(d)?;
+    Ok(text.filter(|t| !t.is_empty()).map(|t| Pattern::new(&t)))
+}
+
+impl Props {
+    /// Reads a schema; one that cannot be read judges nothing (its definition was refused).
+    pub fn parse(schema: &Value) -> Props {
+        Props::deserialize(schema).unwrap_or_default()
+    }
+
+    /// The schema of the values of fields that are not listed.
+    pub fn additional(&self) -> Option<&Props> {
+        match &self.additional_properties {
+            Some(Additional::Of(p)) => Some(p),
+            _ => None,
+        }
+    }
+
+    /// The schema of a field.
+    pub fn field(&self, name: &str) -> Option<&Props> {
+        self.properties.get(name).or_else(|| self.additional())
+    }
+
+    /// Whether something is filled in at or below this place.
+    pub fn has_defaults(&self) -> bool {
+        self.default.is_some()
+            || self.properties.values().any(Props::has_defaults)
+            || self.additional().is_some_and(Props::has_defaults)
+            || self.items.as_deref().is_some_and(Props::has_defaults)
+    }
+}
