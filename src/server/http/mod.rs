@@ -81,6 +81,7 @@ impl Server {
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
         self.authorize(&user, &info)?;
         let mut call = Call { parts, query, info, user };
+        check_timeout(&call)?;
         if !call.info.is_resource {
             return self.serve_path(call, body).await;
         }
@@ -91,12 +92,6 @@ impl Server {
         }
         if call.info.subresource == "proxy" || subresources::is_connect(&call.info.subresource) {
             return subresources::connect(self, call, &resource, body).await;
-        }
-        if let Some(timeout) = call.query.get("timeout").filter(|_| call.info.verb != "watch")
-            && api::time::go_duration(timeout).is_none()
-        {
-            let why = format!("invalid timeout specified in the request URL - time: invalid duration {timeout:?}");
-            return Err(Status::bad_request(why));
         }
         let body = read_body(body).await?;
         // A field selector on the name is for authorization only.
@@ -383,6 +378,17 @@ impl Server {
         }
         page.items = items;
         Ok(respond::list(accepted, resource, &page, "", IncludeObject::Metadata))
+    }
+}
+
+/// A timeout in the URL must be one; streams have a meaning of their own for it.
+fn check_timeout(call: &Call) -> Result<(), Status> {
+    let stream = call.info.verb == "watch" || subresources::is_connect(&call.info.subresource);
+    match call.query.get("timeout").filter(|t| !stream && !t.is_empty()) {
+        Some(t) if api::time::go_duration(t).is_none() => Err(Status::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {t:?}"
+        ))),
+        _ => Ok(()),
     }
 }
 
