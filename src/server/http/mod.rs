@@ -318,7 +318,8 @@ impl Server {
                     let e = FieldError::required("fieldManager", "is required for apply patch");
                     return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &vec![e]));
                 }
-                let config = api::codec::decode(body, true, &resource.schema)?;
+                let strict = ctx.field_validation == FieldValidation::Strict;
+                let config = api::codec::decode_applied(body, &resource.schema, strict)?;
                 for field in ["apiVersion", "kind"] {
                     if config.value[field].as_str().is_none_or(str::is_empty) {
                         return Err(Status::bad_request(format!("an applied configuration must have {field}")));
