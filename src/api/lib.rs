@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod affinity;
+pub mod cel;
 pub mod codec;
 pub mod convert;
 pub mod custom;

@@ -33,6 +33,7 @@ pub fn builtin() -> Vec<Arc<Resource>> {
     networking(&mut all);
     policy_and_rbac(&mut all);
     storage(&mut all);
+    admission(&mut all);
     small_groups(&mut all);
     extensions(&mut all);
     all.into_iter().map(|e| Arc::new(e.resource)).collect()
@@ -335,6 +336,21 @@ fn storage(all: &mut Vec<Entry>) {
         cluster(group, "v1", "StorageClass", "storageclasses").short(&["sc"]),
         cluster(group, "v1", "VolumeAttachment", "volumeattachments").conditional().status(),
         cluster(group, "v1", "VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]),
+    ]);
+}
+
+fn admission(all: &mut Vec<Entry>) {
+    let kind = |kind, plural| {
+        cluster("admissionregistration.k8s.io", "v1", kind, plural)
+            .category("api-extensions")
+            .conditional()
+            .generation()
+    };
+    all.extend([
+        kind("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
+        kind("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status(),
+        kind("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
+        kind("ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
     ]);
 }
 

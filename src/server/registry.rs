@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use store::{Expect, Revision, Store};
 
-use crate::admission::{Admission, Attributes, Operation};
+use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings};
 use crate::request::User;
 use crate::storage::{self, WriteError};
 use crate::watch_cache::{Cache, Caches};
@@ -51,6 +51,8 @@ pub struct WriteContext {
     pub field_validation: FieldValidation,
     /// Who manages the fields that change; see [`api::managed`].
     pub field_manager: String,
+    /// What admission warns of, whatever comes of the write.
+    pub warnings: Arc<Warnings>,
 }
 
 impl WriteContext {
@@ -58,7 +60,25 @@ impl WriteContext {
     pub fn new(user: User) -> WriteContext {
         let field_manager = manager_of(&user.name).to_owned();
         let (now, field_validation) = (Timestamp::now(), FieldValidation::Warn);
-        WriteContext { user, now, dry_run: false, field_validation, field_manager }
+        WriteContext { user, now, dry_run: false, field_validation, field_manager, warnings: Arc::default() }
+    }
+
+    /// The options of a create, update or delete, as admission shows them.
+    pub fn options(&self, operation: Operation) -> Value {
+        let kind = match operation {
+            Operation::Create => "CreateOptions",
+            Operation::Update => "UpdateOptions",
+            Operation::Delete => "DeleteOptions",
+            Operation::Connect => return Value::Null,
+        };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        if operation != Operation::Delete {
+            options["fieldManager"] = self.field_manager.clone().into();
+        }
+        options
     }
 
     fn manager<'a>(&'a self, resource: &Resource, api_version: &'a str, subresource: &'a str) -> Manager<'a> {
@@ -171,6 +191,21 @@ impl DeleteOptions {
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
         })
+    }
+}
+
+impl DeleteOptions {
+    /// Adds them to the options that admission shows.
+    fn describe(&self, shown: &mut Value) {
+        if let Some(g) = self.grace_period_seconds {
+            shown["gracePeriodSeconds"] = g.into();
+        }
+        if let Some(p) = &self.propagation {
+            shown["propagationPolicy"] = p.clone().into();
+        }
+        if self.uid.is_some() || self.resource_version.is_some() {
+            shown["preconditions"] = json!({"uid": self.uid, "resourceVersion": self.resource_version});
+        }
     }
 }
 
@@ -376,7 +411,8 @@ impl Registry {
         Ok(Page { items, revision, next: last.filter(|_| more).map(|k| k.to_string()), remaining })
     }
 
-    fn attributes<'a>(
+    /// What admission is to know of a write.
+    pub fn attributes<'a>(
         ctx: &'a WriteContext,
         resource: &'a Resource,
         operation: Operation,
@@ -384,10 +420,21 @@ impl Registry {
         name: &'a str,
         subresource: &'a str,
     ) -> Attributes<'a> {
-        Attributes { operation, resource, subresource, namespace, name, user: &ctx.user, dry_run: ctx.dry_run }
+        Attributes {
+            operation,
+            resource,
+            subresource,
+            namespace,
+            name,
+            user: &ctx.user,
+            dry_run: ctx.dry_run,
+            options: ctx.options(operation),
+            warnings: &ctx.warnings,
+            reinvocation: Reinvocation::default(),
+        }
     }
 
-    /// Runs mutating admission.
+    /// Runs mutating admission, a second time when plugins ask for it.
     ///
     /// # Errors
     /// What a plugin says.
@@ -397,10 +444,14 @@ impl Registry {
         object: &mut Value,
         old: Option<&Value>,
     ) -> Result<(), Status> {
-        for plugin in self.admission.get().into_iter().flatten() {
-            plugin.mutate(a, object, old).await?;
+        loop {
+            for plugin in self.admission.get().into_iter().flatten() {
+                plugin.mutate(a, object, old).await?;
+            }
+            if !a.reinvocation.begin() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Runs validating admission.
@@ -799,7 +850,8 @@ impl Registry {
             let current = self.get(resource, namespace, name).await?;
             let old = current.to_value();
             delete_preconditions(resource, name, options, &current)?;
-            let attributes = Self::attributes(ctx, resource, Operation::Delete, namespace, name, "");
+            let mut attributes = Self::attributes(ctx, resource, Operation::Delete, namespace, name, "");
+            options.describe(&mut attributes.options);
             self.admit_validate(&attributes, None, Some(&old)).await?;
             let Some(new) = marked_for_deletion(ctx, resource, options, &old) else {
                 let last = if ctx.dry_run {

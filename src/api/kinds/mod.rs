@@ -1,6 +1,7 @@
 //! The behaviour of each built-in kind: defaults, validation, cells. One file per kind or family;
 //! a kind that is not named in [`strategy`] has nothing of its own.
 
+mod admissionregistration;
 mod batch;
 mod cells;
 mod certificate;
@@ -70,6 +71,16 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("storage.k8s.io", "CSINode") => Arc::new(rows::Row(rows::csi_node)),
         ("storage.k8s.io", "CSIDriver") => Arc::new(rows::Row(rows::csi_driver)),
         ("storage.k8s.io", "CSIStorageCapacity") => Arc::new(rows::Row(rows::csi_storage_capacity)),
+        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => {
+            Arc::new(admissionregistration::WebhookConfiguration { mutating: false })
+        }
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration") => {
+            Arc::new(admissionregistration::WebhookConfiguration { mutating: true })
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => Arc::new(admissionregistration::Policy),
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            Arc::new(admissionregistration::PolicyBinding)
+        }
         ("node.k8s.io", "RuntimeClass") => Arc::new(rows::Row(rows::runtime_class)),
         _ => Arc::new(Plain),
     }

@@ -152,6 +152,9 @@ pub(super) fn of(kind: &str) -> Vec<Column> {
         "PriorityClass" => &["Name", "Value:integer", "Global-Default:boolean", "Age", "PreemptionPolicy"],
         "CertificateSigningRequest" => &["Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition"],
         "RuntimeClass" => &["Name", "Handler", "Age"],
+        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => &["Name", "Webhooks:integer", "Age"],
+        "ValidatingAdmissionPolicy" => &["Name", "Validations:integer", "ParamKind", "Age"],
+        "ValidatingAdmissionPolicyBinding" => &["Name", "PolicyName", "ParamRef", "Age"],
         // Role, ClusterRole, LimitRange and all without a printer of their own.
         _ => &["Name", "Created At:date"],
     };

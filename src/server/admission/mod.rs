@@ -3,6 +3,8 @@
 //!
 //! A plugin is one file here and one line in [`plugins`](crate::Server).
 
+use std::sync::Mutex;
+
 use api::{Resource, Status};
 use async_trait::async_trait;
 use serde_json::Value;
@@ -50,6 +52,98 @@ pub struct Attributes<'a> {
     pub user: &'a User,
     /// Whether nothing will be stored.
     pub dry_run: bool,
+    /// `CreateOptions`, `UpdateOptions`, `DeleteOptions` as the client gave them; null for others.
+    pub options: Value,
+    /// For the client's `Warning` headers.
+    pub warnings: &'a Warnings,
+    /// The second round of mutating plugins, when one asks for it.
+    pub reinvocation: Reinvocation,
+}
+
+/// What a request's client is to be warned of, once each.
+#[derive(Debug, Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    /// Adds a warning.
+    pub fn add(&self, warning: String) {
+        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if !all.contains(&warning) {
+            all.push(warning);
+        }
+    }
+
+    /// All so far.
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+/// Whether the mutating plugins run a second time, because an object changed after some had seen
+/// it, and what they remember of the first.
+#[derive(Debug, Default)]
+pub struct Reinvocation(Mutex<Rounds>);
+
+#[derive(Debug, Default)]
+struct Rounds {
+    second: bool,
+    /// Those that asked to see what changes after them.
+    watching: Vec<String>,
+    /// Those of them that must see the object again.
+    wanted: Vec<String>,
+    /// Whether plugins without such a memory must see it again.
+    changed: bool,
+    /// The object as the last who remembers left it.
+    left: Option<Value>,
+}
+
+impl Reinvocation {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Rounds> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether this is the second round.
+    pub fn is_second(&self) -> bool {
+        self.lock().second
+    }
+
+    /// In the second round: whether this one must see the object again.
+    pub fn wants(&self, who: &str) -> bool {
+        self.lock().wanted.iter().any(|w| w == who)
+    }
+
+    /// This one has seen the object, and wants to see it again when it changes later.
+    pub fn watch(&self, who: &str) {
+        self.lock().watching.push(who.to_owned());
+    }
+
+    /// This one has changed the object: those who watch by now, but not itself, must see it again.
+    pub fn changed(&self, who: &str) {
+        let mut r = self.lock();
+        r.changed = true;
+        r.wanted = r.watching.iter().filter(|w| *w != who).cloned().collect();
+    }
+
+    /// The object as it is left for the plugins that follow.
+    pub fn leave(&self, object: &Value) {
+        self.lock().left = Some(object.clone());
+    }
+
+    /// Others may have changed the object since it was left: then all who watch must see it again.
+    pub fn compare(&self, object: &Value) {
+        let mut r = self.lock();
+        if r.left.as_ref().is_some_and(|left| left != object) {
+            r.wanted = r.watching.clone();
+        }
+    }
+
+    /// Begins the second round, if there has to be one.
+    pub fn begin(&self) -> bool {
+        let mut r = self.lock();
+        let begins = r.changed && !r.second;
+        r.second |= begins;
+        begins
+    }
 }
 
 /// An admission plugin.

@@ -146,22 +146,15 @@ async fn charge(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::Registry;
     use crate::request::User;
     use serde_json::json;
 
     #[test]
     fn a_charge_stops_at_what_is_allowed() {
         let pods = api::registry::builtin().into_iter().find(|r| r.plural == "pods").unwrap();
-        let user = User::anonymous();
-        let a = Attributes {
-            operation: Operation::Create,
-            resource: &pods,
-            subresource: "",
-            namespace: "n",
-            name: "p",
-            user: &user,
-            dry_run: false,
-        };
+        let ctx = WriteContext::new(User::anonymous());
+        let a = Registry::attributes(&ctx, &pods, Operation::Create, "n", "p", "");
         let quota =
             |used: &str| json!({"metadata": {"name": "q"}, "status": {"hard": {"cpu": "1"}, "used": {"cpu": used}}});
         let part = resources::amounts(&json!({"cpu": "600m"}));

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use self::negotiate::Accepted;
 use self::respond::{IncludeObject, Reply};
 use crate::Server;
+use crate::admission::Warnings;
 use crate::authz::{self, Decision};
 use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
 use crate::request::{Query, RequestInfo, User};
@@ -47,6 +48,8 @@ pub struct Call {
     pub info: RequestInfo,
     /// Who asks.
     pub user: User,
+    /// What admission warns of; the reply carries it, whatever comes of the request.
+    pub warnings: Arc<Warnings>,
 }
 
 /// The request's body type: anything hyper or a test brings.
@@ -80,7 +83,8 @@ impl Server {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
         self.authorize(&user, &info)?;
-        let mut call = Call { parts, query, info, user };
+        let warnings = Arc::<Warnings>::default();
+        let mut call = Call { parts, query, info, user, warnings: warnings.clone() };
         check_timeout(&call)?;
         if !call.info.is_resource {
             return self.serve_path(call, body).await;
@@ -98,7 +102,9 @@ impl Server {
         if matches!(call.info.verb.as_str(), "list" | "watch" | "deletecollection") {
             call.info.name.clear();
         }
-        self.verb(call, resource, body).await
+        let mut reply = self.verb(call, resource, body).await.unwrap_or_else(|s| respond::status(&s));
+        respond::warn(&mut reply, &warnings.all());
+        Ok(reply)
     }
 
     async fn identify(&self, parts: &Parts) -> Result<User, Status> {
@@ -268,6 +274,7 @@ impl Server {
     /// 400 for bad values.
     pub fn write_context(&self, call: &Call) -> Result<WriteContext, Status> {
         let mut ctx = WriteContext::new(call.user.clone());
+        ctx.warnings = call.warnings.clone();
         ctx.field_validation = match call.query.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
             Some("Ignore") => FieldValidation::Ignore,

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use api::codec::Decoded;
 use api::{Resource, Status};
-use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::Server;
+use crate::http::Call;
 use crate::http::respond::{self, Reply};
-use crate::http::{Call, decode_tree};
 use api::time::rfc3339;
 
 /// Sets `spec.nodeName` of a pod that has none, and its PodScheduled condition.
@@ -18,12 +17,8 @@ pub async fn serve(
     call: &Call,
     pods: &Arc<Resource>,
     name: &str,
-    body: &Bytes,
+    binding: &Value,
 ) -> Result<Reply, Status> {
-    if call.info.verb != "create" {
-        return Err(Status::method_not_allowed());
-    }
-    let binding = decode_tree(call, body)?;
     let given = binding["metadata"]["name"].as_str().unwrap_or_default();
     let name = if name.is_empty() { given } else { name };
     if !given.is_empty() && given != name {

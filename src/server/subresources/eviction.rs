@@ -6,12 +6,11 @@ use std::sync::Arc;
 use api::codec::Decoded;
 use api::selector::LabelSelector;
 use api::{Object, Resource, Status};
-use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::Server;
+use crate::http::Call;
 use crate::http::respond::{self, Reply};
-use crate::http::{Call, decode_tree};
 use crate::registry::{At, DeleteOptions, Selection, WriteContext};
 
 /// Seconds after which a refused eviction may be tried again.
@@ -31,11 +30,7 @@ enum Verdict {
 }
 
 /// Deletes the pod when its budget, if it has one, allows a disruption, which it takes.
-pub async fn serve(server: &Arc<Server>, call: &Call, pods: &Arc<Resource>, body: &Bytes) -> Result<Reply, Status> {
-    if call.info.verb != "create" {
-        return Err(Status::method_not_allowed());
-    }
-    let eviction = decode_tree(call, body)?;
+pub async fn serve(server: &Arc<Server>, call: &Call, pods: &Arc<Resource>, eviction: &Value) -> Result<Reply, Status> {
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     let given = eviction["metadata"]["name"].as_str().unwrap_or_default();
     if !given.is_empty() && given != name {

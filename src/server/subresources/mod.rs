@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use api::{Resource, Status, Subresource};
 use bytes::Bytes;
+use serde_json::Value;
 
 use crate::Server;
-use crate::admission::{Attributes, Operation};
+use crate::admission::Operation;
 use crate::http::respond::Reply;
 use crate::http::{Call, RequestBody, decode_tree};
+use crate::registry::Registry;
 
 /// Whether a subresource takes over the connection or streams from a node.
 pub fn is_connect(subresource: &str) -> bool {
@@ -50,41 +52,40 @@ pub async fn serve(
     subresource: &Subresource,
     body: &Bytes,
 ) -> Result<Reply, Status> {
-    admit(server, call, resource, body).await?;
+    if let Subresource::Other { name, .. } = subresource
+        && call.info.verb == "create"
+    {
+        let body = admitted(server, call, resource, body).await?;
+        return match *name {
+            "binding" => binding::serve(server, call, resource, &call.info.name, &body).await,
+            "eviction" => eviction::serve(server, call, resource, &body).await,
+            "token" => token::serve(server, call, resource, &body).await,
+            other => Err(not_served(resource, other)),
+        };
+    }
     match subresource {
         Subresource::Scale { spec_path, status_path, selector_path } => {
             scale::serve(server, call, resource, [spec_path, status_path, selector_path], body).await
         }
-        Subresource::Other { name: "binding", .. } => {
-            binding::serve(server, call, resource, &call.info.name, body).await
-        }
-        Subresource::Other { name: "eviction", .. } => eviction::serve(server, call, resource, body).await,
         Subresource::Other { name: "finalize", .. } => finalize::serve(server, call, resource, body).await,
-        Subresource::Other { name: "token", .. } => token::serve(server, call, resource, body).await,
-        other => Err(Status::not_implemented(format!(
-            "{}/{} is not served by this version of sampan",
-            resource.plural,
-            other.name()
-        ))),
+        Subresource::Other { name: "binding" | "eviction" | "token", .. } => Err(Status::method_not_allowed()),
+        other => Err(not_served(resource, other.name())),
     }
 }
 
-/// Admission of what is posted to a subresource: a Binding, an Eviction, a TokenRequest.
-async fn admit(server: &Arc<Server>, call: &Call, resource: &Resource, body: &Bytes) -> Result<(), Status> {
+fn not_served(resource: &Resource, name: &str) -> Status {
+    Status::not_implemented(format!("{}/{name} is not served by this version of sampan", resource.plural))
+}
+
+/// What is posted to a subresource (a Binding, an Eviction, a TokenRequest), as admission leaves it.
+async fn admitted(server: &Arc<Server>, call: &Call, resource: &Resource, body: &Bytes) -> Result<Value, Status> {
     let i = &call.info;
-    if i.verb != "create" {
-        return Ok(());
-    }
-    let attributes = Attributes {
-        operation: Operation::Create,
-        resource,
-        subresource: &i.subresource,
-        namespace: &i.namespace,
-        name: &i.name,
-        user: &call.user,
-        dry_run: server.write_context(call)?.dry_run,
-    };
-    server.registry().admit_validate(&attributes, Some(&decode_tree(call, body)?), None).await
+    let ctx = server.write_context(call)?;
+    let attributes = Registry::attributes(&ctx, resource, Operation::Create, &i.namespace, &i.name, &i.subresource);
+    let mut object = decode_tree(call, body)?;
+    server.registry().admit_mutate(&attributes, &mut object, None).await?;
+    server.registry().admit_validate(&attributes, Some(&object), None).await?;
+    Ok(object)
 }
 
 /// Answers a create of a resource that is not stored: reviews, and bindings by the old path.
@@ -102,7 +103,7 @@ pub async fn virtual_create(
     }
     if resource.plural == "bindings" {
         let pods = server.resource("", "v1", "pods")?;
-        return binding::serve(server, call, &pods, "", body).await;
+        return binding::serve(server, call, &pods, "", &decode_tree(call, body)?).await;
     }
     reviews::serve(server, call, resource, body).await
 }

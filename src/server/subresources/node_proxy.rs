@@ -6,19 +6,21 @@
 use std::sync::Arc;
 
 use api::k8s::core::v1::{Node, Pod};
-use api::{Resource, Status};
+use api::{Resource, Status, Subresource};
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::Server;
-use crate::admission::{Attributes, Operation};
+use crate::admission::Operation;
 use crate::http::respond::{Body, Reply};
 use crate::http::{Call, RequestBody};
+use crate::registry::Registry;
 
 /// How long a connection to a node may take.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -43,17 +45,13 @@ pub async fn serve(
 ) -> Result<Reply, Status> {
     let i = &call.info;
     let (name, _) = split_port(&i.name);
-    let attributes = Attributes {
-        operation: Operation::Connect,
-        resource,
-        subresource: &i.subresource,
-        namespace: &i.namespace,
-        name,
-        user: &call.user,
-        dry_run: false,
-    };
     if i.subresource != "log" {
-        server.registry().admit_validate(&attributes, None, None).await?;
+        let ctx = server.write_context(&call)?;
+        let (ns, sub) = (&i.namespace, &i.subresource);
+        let attributes = Registry::attributes(&ctx, resource, Operation::Connect, ns, name, sub);
+        let mut options = connect_options(resource, &call);
+        server.registry().admit_mutate(&attributes, &mut options, None).await?;
+        server.registry().admit_validate(&attributes, Some(&options), None).await?;
     }
     let target = match (resource.plural.as_str(), i.subresource.as_str()) {
         ("pods", "proxy") => pod_target(server, &call).await?,
@@ -66,6 +64,36 @@ pub async fn serve(
         _ => return Err(Status::no_such_resource()),
     };
     forward(server, call, target, body).await
+}
+
+/// The query of a connection as the options object that admission sees. What admission changes of
+/// it has no effect: the connection is made as it was asked for.
+fn connect_options(resource: &Resource, call: &Call) -> Value {
+    let kind = match resource.subresource(&call.info.subresource) {
+        Some(Subresource::Other { kind, .. }) => *kind,
+        _ => "",
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    for name in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.flag(name) {
+            options[name] = true.into();
+        }
+    }
+    if let Some(container) = call.query.get("container") {
+        options["container"] = container.into();
+    }
+    let command: Vec<&str> = call.query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    let ports: Vec<i64> = call.query.all("ports").filter_map(|p| p.parse().ok()).collect();
+    if !ports.is_empty() {
+        options["ports"] = json!(ports);
+    }
+    if call.info.subresource == "proxy" {
+        options["path"] = format!("/{}", call.info.rest).into();
+    }
+    options
 }
 
 fn with_query(path: &str, call: &Call) -> String {

@@ -1,0 +1,242 @@
+//! Expressions of admission: match conditions and validations in CEL, with upstream's libraries
+//! (<https://kubernetes.io/docs/reference/using-api/cel/>).
+//!
+//! Objects are bound as they are, without types: keys are not escaped, numbers are `int` where
+//! they have no fraction. There is no `authorizer`, and no cost budget.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kube_cel::KubeCelExt;
+use kube_cel::cel::common::ast::{EntryExpr, Expr, operators};
+use kube_cel::cel::objects::{Key, Map};
+use kube_cel::cel::parser::{Expression as Syntax, Parser};
+use kube_cel::cel::{Context, ExecutionError, Value};
+use serde_json::Value as Json;
+
+/// A compiled expression.
+pub struct Expression {
+    syntax: Syntax,
+    text: String,
+}
+
+impl std::fmt::Debug for Expression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Expression({:?})", self.text)
+    }
+}
+
+impl Expression {
+    /// Compiles an expression that may use the `declared` variables beside `object`, `oldObject`
+    /// and `request`.
+    ///
+    /// # Errors
+    /// Why it does not compile.
+    pub fn compile(text: &str, declared: &[&str]) -> Result<Expression, String> {
+        let parser = Parser::new().enable_optional_syntax(true);
+        let mut syntax = parser.parse(text).map_err(|e| format!("compilation failed: {e}"))?;
+        index_optionally(&mut syntax);
+        let references = syntax.references();
+        if references.has_variable("authorizer") {
+            return Err("compilation failed: the authorizer is not available in this version of sampan".to_owned());
+        }
+        for name in ["params", "namespaceObject", "variables"] {
+            if references.has_variable(name) && !declared.contains(&name) {
+                return Err(format!("compilation failed: undeclared reference to '{name}' (in container '')"));
+            }
+        }
+        Ok(Expression { syntax, text: text.to_owned() })
+    }
+
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it holds.
+    ///
+    /// # Errors
+    /// In upstream's words, when it cannot be evaluated or is no truth value.
+    pub fn holds(&self, environment: &Environment) -> Result<bool, String> {
+        match self.evaluate(environment)? {
+            Value::Bool(b) => Ok(b),
+            other => Err(self.failure(&format!("it evaluates to {}, not to bool", other.type_of()))),
+        }
+    }
+
+    /// The text that it makes.
+    ///
+    /// # Errors
+    /// In upstream's words, when it cannot be evaluated or is no string.
+    pub fn string(&self, environment: &Environment) -> Result<String, String> {
+        match self.evaluate(environment)? {
+            Value::String(s) => Ok(s.as_ref().clone()),
+            other => Err(self.failure(&format!("it evaluates to {}, not to string", other.type_of()))),
+        }
+    }
+
+    fn evaluate(&self, environment: &Environment) -> Result<Value, String> {
+        environment.context.resolve(&self.syntax).map_err(|e| self.failure(&environment.reason(&e)))
+    }
+
+    fn failure(&self, why: &str) -> String {
+        format!("expression '{}' resulted in error: {why}", self.text)
+    }
+}
+
+/// Makes `a.?b` of a tree `a[?'b']`, which is the same: the interpreter fails where `a` has no `b`
+/// in the first form only.
+fn index_optionally(syntax: &mut Syntax) {
+    match &mut syntax.expr {
+        Expr::Call(call) => {
+            if call.func_name == operators::OPT_SELECT {
+                call.func_name = operators::OPT_INDEX.to_owned();
+            }
+            call.target.iter_mut().for_each(|t| index_optionally(t));
+            call.args.iter_mut().for_each(index_optionally);
+        }
+        Expr::Select(select) => index_optionally(&mut select.operand),
+        Expr::List(list) => list.elements.iter_mut().for_each(index_optionally),
+        Expr::Map(map) => map.entries.iter_mut().for_each(|e| index_entry(&mut e.expr)),
+        Expr::Struct(fields) => fields.entries.iter_mut().for_each(|e| index_entry(&mut e.expr)),
+        Expr::Comprehension(c) => {
+            for part in [&mut c.iter_range, &mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result] {
+                index_optionally(part);
+            }
+        }
+        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => {}
+    }
+}
+
+fn index_entry(entry: &mut EntryExpr) {
+    match entry {
+        EntryExpr::StructField(f) => index_optionally(&mut f.value),
+        EntryExpr::MapEntry(e) => {
+            index_optionally(&mut e.key);
+            index_optionally(&mut e.value);
+        }
+    }
+}
+
+/// What expressions see.
+pub struct Environment {
+    context: Context<'static>,
+    variables: HashMap<Key, Value>,
+    /// Why variables have no value: told to those who use them.
+    broken: HashMap<String, String>,
+}
+
+impl Default for Environment {
+    fn default() -> Environment {
+        Environment { context: Context::default().with_all(), variables: HashMap::new(), broken: HashMap::new() }
+    }
+}
+
+impl Environment {
+    /// Binds a variable.
+    pub fn bind(&mut self, name: &str, value: &Json) {
+        self.context.add_variable_from_value(name, value_of(value));
+    }
+
+    /// Binds `variables.<name>` to what an expression is here. One that cannot be evaluated fails
+    /// those who use it.
+    pub fn define(&mut self, name: &str, expression: &Expression) {
+        match expression.evaluate(self) {
+            Ok(v) => {
+                self.variables.insert(Key::String(Arc::new(name.to_owned())), v);
+            }
+            Err(e) => {
+                self.broken.insert(name.to_owned(), e);
+            }
+        }
+        let all = Value::Map(Map { map: Arc::new(self.variables.clone()) });
+        self.context.add_variable_from_value("variables", all);
+    }
+
+    fn reason(&self, e: &ExecutionError) -> String {
+        match e {
+            ExecutionError::NoSuchKey(key) => match self.broken.get(key.as_str()) {
+                Some(why) => format!("composited variable {key:?} fails to evaluate: {why}"),
+                None => format!("no such key: {key}"),
+            },
+            ExecutionError::NoSuchOverload => "no such overload".to_owned(),
+            ExecutionError::UndeclaredReference(name) => format!("undeclared reference to '{name}'"),
+            other => other.to_string(),
+        }
+    }
+}
+
+fn value_of(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::Null,
+        Json::Bool(b) => Value::Bool(*b),
+        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(i), _) => Value::Int(i),
+            (None, Some(u)) => Value::UInt(u),
+            _ => Value::Float(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(s) => Value::String(Arc::new(s.clone())),
+        Json::Array(list) => Value::List(Arc::new(list.iter().map(value_of).collect())),
+        Json::Object(map) => {
+            let entries = map.iter().map(|(k, v)| (Key::String(Arc::new(k.clone())), value_of(v)));
+            Value::Map(Map { map: Arc::new(entries.collect()) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn holds(text: &str, object: &Json) -> Result<bool, String> {
+        let mut e = Environment::default();
+        e.bind("object", object);
+        e.bind("oldObject", &Json::Null);
+        Expression::compile(text, &[])?.holds(&e)
+    }
+
+    #[test]
+    fn objects_are_bound_as_they_are() {
+        let o = json!({"metadata": {"namespace": "a", "labels": {"app.kubernetes.io/name": "x", "a-b": "y"}},
+            "spec": {"replicas": 3, "containers": [{"image": "a:1"}]}});
+        for text in [
+            "object.spec.replicas + 1 == 4",
+            "object.metadata.labels['app.kubernetes.io/name'] == 'x' && object.metadata.labels['a-b'] == 'y'",
+            "object.metadata.namespace == 'a'",
+            "oldObject == null",
+            "object.spec.containers.all(c, c.image.startsWith('a:'))",
+            "!has(object.spec.paused)",
+            "object.spec.?paused.orValue(true)",
+            "object.?status.?phase.orValue('none') == 'none' && object.?spec.?replicas.orValue(0) == 3",
+            "object.spec.containers.all(c, c.?command.orValue([]).size() == 0)",
+            "quantity('1Gi').isGreaterThan(quantity('1Mi'))",
+        ] {
+            assert_eq!(holds(text, &o), Ok(true), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_evaluated_says_why() {
+        let said = |text| holds(text, &json!({})).unwrap_err();
+        assert_eq!(said("object.a == 1"), "expression 'object.a == 1' resulted in error: no such key: a");
+        assert!(said("object.a ==").starts_with("compilation failed: "));
+        assert!(said("authorizer.path('/x').check('get').allowed()").contains("authorizer is not available"));
+        assert!(said("params.a == 1").contains("undeclared reference to 'params'"));
+        assert!(said("1").ends_with("it evaluates to int, not to bool"));
+    }
+
+    #[test]
+    fn a_broken_variable_fails_those_who_use_it() {
+        let mut e = Environment::default();
+        e.bind("object", &json!({"n": 2}));
+        let make = |t: &str| Expression::compile(t, &["variables"]).unwrap();
+        e.define("twice", &make("object.n * 2"));
+        e.define("more", &make("variables.twice + 1"));
+        e.define("broken", &make("object.absent"));
+        assert_eq!(make("variables.more == 5").holds(&e), Ok(true));
+        let said = make("variables.broken == 5").holds(&e).unwrap_err();
+        assert!(said.contains("composited variable \"broken\" fails to evaluate"), "{said}");
+    }
+}
