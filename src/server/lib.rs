@@ -6,6 +6,7 @@
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
+//! * [`service_endpoints`] – where services are dialled.
 //! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
 //!
 //! Knows nothing of controllers, scheduler or agent.
@@ -27,6 +28,7 @@ pub mod pki;
 pub mod registry;
 pub mod request;
 pub mod served;
+pub mod service_endpoints;
 pub mod serving;
 pub mod storage;
 pub mod subresources;

@@ -348,6 +348,8 @@ impl Registry {
         strategy.prepare_create(&mut object);
         strategy.default(&mut object);
         self.admit_mutate(&attributes, &mut object, None).await?;
+        // Whatever admission makes of it, it stays where it was sent.
+        place(resource, &mut object, namespace, &name)?;
         strategy.default(&mut object);
         let mut errors = api::metadata::validate_object_meta(&object, resource.namespaced, |n| strategy.name_error(n));
         errors.extend(strategy.validate(&object));

@@ -175,15 +175,18 @@ pub trait Admission: Send + Sync {
 
 mod certificates;
 mod default_toleration_seconds;
+mod dynamic;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod policies;
 mod priority;
 mod rbac_escalation;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod service_addresses;
+mod webhooks;
 
 use std::sync::{Arc, Weak};
 
@@ -203,6 +206,9 @@ pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(rbac_escalation::RbacEscalation(weak.clone())),
         Arc::new(service_addresses::ServiceAddresses::new(weak.clone())),
+        Arc::new(webhooks::Mutating::new(weak.clone())),
+        Arc::new(policies::Policies::new(weak.clone())),
+        Arc::new(webhooks::Validating::new(weak.clone())),
         // The last: what is charged is stored, unless the store says no.
         Arc::new(resource_quota::ResourceQuota(weak)),
     ]

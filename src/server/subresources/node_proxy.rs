@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use api::k8s::core::v1::{Node, Pod};
+use api::k8s::core::v1::{Node, Pod, ServicePort};
 use api::{Resource, Status, Subresource};
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::{Request, Response, StatusCode, Uri};
@@ -21,6 +21,7 @@ use crate::admission::Operation;
 use crate::http::respond::{Body, Reply};
 use crate::http::{Call, RequestBody};
 use crate::registry::Registry;
+use crate::service_endpoints;
 
 /// How long a connection to a node may take.
 const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -156,37 +157,15 @@ async fn pod_target(server: &Arc<Server>, call: &Call) -> Result<Target, Status>
 }
 
 async fn service_target(server: &Arc<Server>, call: &Call) -> Result<Target, Status> {
-    let (name, port) = split_port(&call.info.name);
-    let services = server.resource("", "v1", "services")?;
-    let endpoints = server.resource("", "v1", "endpoints")?;
-    let service = server.registry().get(&services, &call.info.namespace, name).await?;
-    let service = service.typed::<api::k8s::core::v1::Service>()?;
-    let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
-    let wanted = match port {
-        None | Some("") => ports.first(),
-        Some(p) => ports.iter().find(|s| s.name.as_deref() == Some(p) || p.parse() == Ok(s.port)),
+    let i = &call.info;
+    let (name, port) = split_port(&i.name);
+    let wanted = |s: &ServicePort| match port {
+        None | Some("") => true,
+        Some(p) => s.name.as_deref() == Some(p) || p.parse() == Ok(s.port),
     };
-    let none = || Status::unavailable(format!("no endpoints available for service {:?}", call.info.name));
-    let wanted = wanted.ok_or_else(none)?;
-    let subsets = server.registry().get(&endpoints, &call.info.namespace, name).await.map_err(|_| none())?;
-    let subsets = subsets.typed::<api::k8s::core::v1::Endpoints>()?;
-    let mut candidates = Vec::new();
-    for subset in subsets.subsets.iter().flatten() {
-        for p in subset
-            .ports
-            .iter()
-            .flatten()
-            .filter(|p| p.name.as_deref().unwrap_or("") == wanted.name.as_deref().unwrap_or(""))
-        {
-            candidates.extend(subset.addresses.iter().flatten().map(|a| (a.ip.clone(), p.port as u16)));
-        }
-    }
-    if candidates.is_empty() {
-        return Err(none());
-    }
-    let (host, port) = candidates.swap_remove(rand::random_range(0..candidates.len()));
-    let tls = call.info.name.starts_with("https:");
-    Ok(Target { host, port, tls, path: with_query(&format!("/{}", call.info.rest), call) })
+    let (host, port) = service_endpoints::one(server, &i.namespace, name, &i.name, wanted).await?;
+    let tls = i.name.starts_with("https:");
+    Ok(Target { host, port, tls, path: with_query(&format!("/{}", i.rest), call) })
 }
 
 async fn container_target(server: &Arc<Server>, call: &Call) -> Result<Target, Status> {

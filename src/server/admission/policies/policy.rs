@@ -1,0 +1,153 @@
+//! A policy, compiled, and what it finds wrong with a write.
+
+use api::cel::{Environment, Expression};
+use api::{Object, Status};
+use serde::Deserialize;
+
+use super::super::dynamic::conditions::{self, Conditions};
+use super::super::dynamic::matching::{self, Matching};
+
+const DECLARED: [&str; 3] = ["params", "namespaceObject", "variables"];
+
+#[derive(Deserialize)]
+struct Stored {
+    spec: Spec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    param_kind: Option<ParamKind>,
+    #[serde(default)]
+    match_constraints: matching::Declared,
+    #[serde(default)]
+    match_conditions: Vec<conditions::Declared>,
+    #[serde(default)]
+    variables: Vec<Named>,
+    #[serde(default)]
+    validations: Vec<Declared>,
+    #[serde(default)]
+    failure_policy: String,
+}
+
+/// The kind of the objects that a policy is parameterized with.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ParamKind {
+    pub(super) api_version: String,
+    pub(super) kind: String,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    expression: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Declared {
+    expression: String,
+    #[serde(default)]
+    message: String,
+    message_expression: Option<String>,
+    reason: Option<String>,
+}
+
+/// One rule.
+struct Validation {
+    expression: Expression,
+    message: String,
+    message_expression: Option<Expression>,
+    reason: String,
+}
+
+/// See the module.
+pub(super) struct Policy {
+    pub(super) name: String,
+    pub(super) param_kind: Option<ParamKind>,
+    pub(super) matching: Matching,
+    pub(super) ignores_failures: bool,
+    conditions: Conditions,
+    variables: Vec<(String, Expression)>,
+    validations: Vec<Validation>,
+}
+
+/// Something that is wrong with a write.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) message: String,
+    pub(super) reason: String,
+}
+
+impl Finding {
+    /// That a rule could not be asked.
+    pub(super) fn error(message: String) -> Finding {
+        Finding { message, reason: "Invalid".to_owned() }
+    }
+}
+
+impl Policy {
+    /// Compiles a stored policy.
+    pub(super) fn new(object: &Object) -> Result<Policy, Status> {
+        let name = object.meta().name.clone();
+        let failed = |e: &dyn std::fmt::Display| Status::internal(format!("ValidatingAdmissionPolicy {name:?}: {e}"));
+        let stored: Stored = serde_json::from_value(object.to_value()).map_err(|e| failed(&e))?;
+        let spec = stored.spec;
+        let compile = |text: &str| Expression::compile(text.trim(), &DECLARED).map_err(|e| failed(&e));
+        let validation = |d: &Declared| -> Result<Validation, Status> {
+            Ok(Validation {
+                expression: compile(&d.expression)?,
+                message: d.message.trim().to_owned(),
+                message_expression: d.message_expression.as_deref().map(compile).transpose()?,
+                reason: d.reason.clone().unwrap_or_else(|| "Invalid".to_owned()),
+            })
+        };
+        let variables = spec.variables.iter().map(|v| Ok((v.name.clone(), compile(&v.expression)?)));
+        Ok(Policy {
+            conditions: Conditions::new(&spec.match_conditions, &DECLARED[..2]).map_err(|e| failed(&e))?,
+            variables: variables.collect::<Result<_, Status>>()?,
+            validations: spec.validations.iter().map(validation).collect::<Result<_, _>>()?,
+            matching: Matching::new(spec.match_constraints)?,
+            ignores_failures: spec.failure_policy == "Ignore",
+            param_kind: spec.param_kind,
+            name,
+        })
+    }
+
+    /// What it finds wrong, with one parameter bound.
+    pub(super) fn findings(&self, environment: &mut Environment) -> Vec<Finding> {
+        match self.conditions.hold(environment) {
+            Ok(true) => {}
+            Ok(false) => return Vec::new(),
+            Err(_) if self.ignores_failures => return Vec::new(),
+            Err(why) => return vec![Finding::error(why)],
+        }
+        for (name, expression) in &self.variables {
+            environment.define(name, expression);
+        }
+        self.validations.iter().filter_map(|v| self.finding(v, environment)).collect()
+    }
+
+    fn finding(&self, v: &Validation, environment: &Environment) -> Option<Finding> {
+        match v.expression.holds(environment) {
+            Ok(true) => None,
+            Ok(false) => Some(Finding { message: v.told(environment), reason: v.reason.clone() }),
+            Err(_) if self.ignores_failures => None,
+            Err(why) => Some(Finding::error(why)),
+        }
+    }
+}
+
+impl Validation {
+    /// What is said when it does not hold. A message that cannot be made is not worth a failure.
+    fn told(&self, environment: &Environment) -> String {
+        let made = self.message_expression.as_ref().and_then(|m| m.string(environment).ok());
+        let made = made.map(|m| m.trim().to_owned()).filter(|m| !m.is_empty() && !m.contains('\n'));
+        match made {
+            Some(m) => m,
+            None if self.message.is_empty() => format!("failed expression: {}", self.expression.text()),
+            None => self.message.clone(),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Admission webhooks: services of the cluster's owner that change or refuse writes
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>).
+//!
+//! * [`hook`] – a webhook, compiled.  [`client`] – how it is reached.  [`review`] – what is said.
+//! * [`patch`] – what becomes of its answer.
+//!
+//! Mutating webhooks are called one after the other, in the order of their configurations' names;
+//! validating ones all at once. There are no audit annotations: nothing audits here.
+
+mod client;
+mod hook;
+mod patch;
+mod review;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Weak};
+
+use api::Status;
+use async_trait::async_trait;
+use futures::future::join_all;
+use serde_json::Value;
+
+use self::hook::{Failure, Hook};
+use super::dynamic::compiled::Compiled;
+use super::dynamic::is_exempt;
+use super::dynamic::request::Request;
+use super::{Admission, Attributes, alive};
+use crate::Server;
+
+/// The webhooks of all `MutatingWebhookConfiguration`s.
+pub(super) struct Mutating {
+    server: Weak<Server>,
+    hooks: Compiled<Vec<Hook>>,
+}
+
+impl Mutating {
+    pub(super) fn new(server: Weak<Server>) -> Mutating {
+        Mutating { server, hooks: Compiled::new("mutatingwebhookconfigurations", hook::all_of) }
+    }
+
+    /// Calls one webhook, if it is about this write.
+    async fn one(
+        &self,
+        server: &Arc<Server>,
+        hook: &Hook,
+        a: &Attributes<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        let Some(shown) = hook.matches(server, a, Some(object), old).await? else { return Ok(()) };
+        let request = Request { attributes: a, shown: shown.clone(), object: Some(object), old };
+        let answer = match hook.ask(server, &request).await {
+            Ok(answer) => answer,
+            Err(failure) => return settle(hook, failure),
+        };
+        let changed = match &answer {
+            Some(answer) => patch::apply(answer, &request)?,
+            None => None,
+        };
+        if let Some(new) = changed.filter(|new| new != object) {
+            *object = new;
+            a.reinvocation.changed(&hook.id);
+        }
+        if hook.again && !a.reinvocation.is_second() {
+            a.reinvocation.watch(&hook.id);
+        }
+        a.reinvocation.leave(object);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Admission for Mutating {
+    fn name(&self) -> &'static str {
+        "MutatingAdmissionWebhook"
+    }
+
+    async fn mutate(&self, a: &Attributes<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+        if is_exempt(a) {
+            return Ok(());
+        }
+        let server = alive(&self.server)?;
+        let second = a.reinvocation.is_second();
+        if second {
+            a.reinvocation.compare(object);
+        }
+        for configuration in self.hooks.all(&server)? {
+            for hook in configuration.iter() {
+                if !second || a.reinvocation.wants(&hook.id) {
+                    self.one(&server, hook, a, object, old).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The webhooks of all `ValidatingWebhookConfiguration`s.
+pub(super) struct Validating {
+    server: Weak<Server>,
+    hooks: Compiled<Vec<Hook>>,
+}
+
+impl Validating {
+    pub(super) fn new(server: Weak<Server>) -> Validating {
+        Validating { server, hooks: Compiled::new("validatingwebhookconfigurations", hook::all_of) }
+    }
+}
+
+#[async_trait]
+impl Admission for Validating {
+    fn name(&self) -> &'static str {
+        "ValidatingAdmissionWebhook"
+    }
+
+    async fn validate(&self, a: &Attributes<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
+        if is_exempt(a) {
+            return Ok(());
+        }
+        let server = alive(&self.server)?;
+        let configurations = self.hooks.all(&server)?;
+        let mut asked = Vec::new();
+        for hook in configurations.iter().flat_map(|c| c.iter()) {
+            if let Some(shown) = hook.matches(&server, a, object, old).await? {
+                asked.push((hook, Request { attributes: a, shown, object, old }));
+            }
+        }
+        let answers = join_all(asked.iter().map(|(hook, request)| hook.ask(&server, request))).await;
+        for ((hook, _), answer) in asked.iter().zip(answers) {
+            if let Err(failure) = answer {
+                settle(hook, failure)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a failure of a webhook means for the write.
+fn settle(hook: &Hook, failure: Failure) -> Result<(), Status> {
+    match failure {
+        Failure::Refused(status) => Err(status),
+        Failure::Call(why) if hook.ignores_failures => {
+            tracing::warn!(webhook = hook.name, error = why, "a webhook failed; its failure policy ignores that");
+            Ok(())
+        }
+        Failure::Call(why) => Err(Status::internal(format!("failed calling webhook {:?}: {why}", hook.name))),
+    }
+}
