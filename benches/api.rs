@@ -195,6 +195,12 @@ async fn main() {
     let server = Server::start(false);
     let (endpoint, _) = server.answers().await;
     heading("API over HTTPS");
+    let made = |n: u64| (Method::POST, PODS.to_owned(), pod(&format!("pod-{n}")));
+    load(&endpoint, CLIENTS, Enough::Calls(pods), made)
+        .await
+        .report(&format!("pods created, {CLIENTS} clients"), Target::AtLeast(4670.0));
+    figure(&format!("memory (PSS) with {pods} pods"), lab::pss_mib(server.pid()), "MiB", Target::AtMost(120.0));
+    lists(&endpoint, pods).await;
     let create = |prefix: &'static str| {
         move |n: u64| {
             let name = format!("{prefix}-{n}");
@@ -209,12 +215,6 @@ async fn main() {
     load(&endpoint, CLIENTS, Enough::Time(time), one)
         .await
         .report(&format!("config map read, {CLIENTS} clients"), Target::None);
-    let made = |n: u64| (Method::POST, PODS.to_owned(), pod(&format!("pod-{n}")));
-    load(&endpoint, CLIENTS, Enough::Calls(pods), made)
-        .await
-        .report(&format!("pods created, {CLIENTS} clients"), Target::AtLeast(4670.0));
-    lists(&endpoint, pods).await;
-    figure(&format!("memory (PSS) with {pods} pods"), lab::pss_mib(server.pid()), "MiB", Target::AtMost(120.0));
     fan_out(&endpoint, time).await;
     let mut raw = raw_writes(2048, time);
     figure("reference: write + fdatasync of 2 KiB, 1 writer", 1000.0 / percentile(&mut raw, 0.5), "/s", Target::None);

@@ -51,6 +51,43 @@ pub fn decode(body: &[u8], yaml: bool, t: &TypeRef) -> Result<Decoded, Status> {
     Ok(decoded)
 }
 
+/// Parses and checks a configuration that is to be applied. What upstream refuses there is refused
+/// whatever the field validation: fields that the type does not have; with `strict` also keys that
+/// occur twice.
+///
+/// # Errors
+/// 400 or 500, as upstream.
+pub fn decode_applied(body: &[u8], t: &TypeRef, strict: bool) -> Result<Decoded, Status> {
+    let decoded = decode(body, true, t)?;
+    if strict && let Some(path) = decoded.duplicate.first() {
+        let key = path.rsplit('.').next().unwrap_or_default();
+        let line = tree::line_of_duplicate(body).unwrap_or_default();
+        return Err(Status::bad_request(format!(
+            "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map"
+        )));
+    }
+    let undeclared: Vec<String> =
+        decoded.unknown.iter().map(|p| format!(".{p}: field not declared in schema")).collect();
+    if undeclared.is_empty() {
+        return Ok(decoded);
+    }
+    let what = if undeclared.len() == 1 { String::new() } else { "errors:\n  ".to_owned() };
+    let meta = &decoded.value["metadata"];
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    Err(Status::new(
+        500,
+        "",
+        format!(
+            "failed to create typed patch object ({}/{}; {}, Kind={}): {what}{}",
+            text(&meta["namespace"]),
+            text(&meta["name"]),
+            text(&decoded.value["apiVersion"]),
+            text(&decoded.value["kind"]),
+            undeclared.join("\n  ")
+        ),
+    ))
+}
+
 /// Checks a tree (for example after a patch) against a type.
 ///
 /// # Errors

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -144,11 +146,16 @@ impl Object {
         at.and_then(|i| values.get(i)).map(String::as_str).unwrap_or_default().into()
     }
 
-    /// The typed form; decoded at the first call, shared by all later ones.
+    /// The typed form; decoded at the first call, shared by all later ones. It is without
+    /// `metadata.managedFields`, which nobody here reads and which would be half of it; an update
+    /// without them leaves them as they are.
     ///
     /// # Errors
     /// A 500 `Status` that names the object when it does not decode as `K`.
-    pub fn typed<K: DeserializeOwned + Any + Send + Sync>(&self) -> Result<Arc<K>, Status> {
+    pub fn typed<K>(&self) -> Result<Arc<K>, Status>
+    where
+        K: DeserializeOwned + Metadata<Ty = ObjectMeta> + Any + Send + Sync,
+    {
         if let Some(any) = self.typed.get()
             && let Ok(k) = Arc::downcast::<K>(any.clone())
         {
@@ -159,9 +166,11 @@ impl Object {
             fill_in_times(&mut value);
             serde_json::from_value(value)
         });
-        let k: Arc<K> = Arc::new(decoded.map_err(|e| {
+        let mut k: K = decoded.map_err(|e| {
             Status::internal(format!("cannot decode {} as {}: {e}", self.key(), std::any::type_name::<K>()))
-        })?);
+        })?;
+        k.metadata_mut().managed_fields = None;
+        let k = Arc::new(k);
         // A different type was cached first, or another thread was faster: both are fine.
         let _ = self.typed.set(k.clone());
         Ok(k)

@@ -66,7 +66,7 @@ pub fn v3_with(group: &str, version: &str, resources: &[Arc<Resource>], custom: 
     let mine: Vec<Arc<Resource>> =
         resources.iter().filter(|r| r.group == group && r.version == version).cloned().collect();
     let paths = operations::paths(&mine);
-    let definitions = schemas::reachable(&paths, &mine, custom, schemas::to_v3);
+    let definitions = schemas::reachable(&paths, &mine, custom, false);
     let paths: Map<String, Value> = paths.into_iter().map(|(path, item)| (path, operations::to_v3(item))).collect();
     json!({
         "openapi": "3.0.0",
@@ -87,7 +87,7 @@ pub fn v2(resources: &[Arc<Resource>]) -> Value {
 /// As [`v2`], with the schemas of custom resources.
 pub fn v2_with(resources: &[Arc<Resource>], custom: &CustomSchemas) -> Value {
     let paths = operations::paths(resources);
-    let definitions = schemas::reachable(&paths, resources, custom, schemas::to_v2);
+    let definitions = schemas::reachable(&paths, resources, custom, true);
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},

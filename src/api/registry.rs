@@ -356,6 +356,12 @@ fn admission(all: &mut Vec<Entry>) {
 
 fn extensions(all: &mut Vec<Entry>) {
     all.push(
+        cluster("apiregistration.k8s.io", "v1", "APIService", "apiservices")
+            .category("api-extensions")
+            .conditional()
+            .status(),
+    );
+    all.push(
         cluster("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
             .short(&["crd", "crds"])
             .category("api-extensions")

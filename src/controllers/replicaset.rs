@@ -348,7 +348,12 @@ impl<K: Replicas> Controller for ReplicaController<K> {
         }
         let (current, failing) = owner.counts();
         if counts != current || failing != failure.is_some() {
-            self.client.update_status(&owner.with_counts(&counts, failure.as_ref(), now)).await?;
+            let written = self.client.update_status(&owner.with_counts(&counts, failure.as_ref(), now)).await;
+            if written.as_ref().is_err_and(Status::is_not_found) {
+                // Nobody's any more: what is left is the garbage collector's.
+                return Ok(Action::Done);
+            }
+            written?;
         }
         match failure {
             Some(s) => Err(s),

@@ -42,6 +42,7 @@ pub async fn run(server: &Arc<Server>) -> Result<(), Status> {
         }))
         .await?;
     }
+    crate::api_services::register_builtin(server).await?;
     ensure_service(server).await
 }
 
@@ -57,7 +58,7 @@ fn named(s: Status, wanted: &Value) -> Status {
     }
 }
 
-async fn ensure(server: &Arc<Server>, wanted: &Value) -> Result<(), Status> {
+pub(crate) async fn ensure(server: &Arc<Server>, wanted: &Value) -> Result<(), Status> {
     let resource = resource_of(server, wanted)?;
     let namespace = wanted["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
     let name = wanted["metadata"]["name"].as_str().unwrap_or_default().to_owned();

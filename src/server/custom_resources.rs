@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Server;
 use crate::bootstrap::system;
 use crate::registry::{DeleteOptions, WriteContext};
 use crate::served::Definition;
 use crate::storage;
+use crate::{Server, api_services};
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
@@ -52,8 +52,16 @@ pub async fn restore(server: &Arc<Server>) -> Result<(), Status> {
     Ok(())
 }
 
-/// Puts the resources of a definition in the table.
-async fn serve(server: &Arc<Server>, definition: &Value) -> Result<(), Status> {
+/// Keeps the APIServices of a definition as its served versions are.
+async fn register(server: &Arc<Server>, definition: &Value, before: Option<Definition>) -> Result<(), Status> {
+    let group = definition["spec"]["group"].as_str().unwrap_or_default();
+    let versions = |d: &[Arc<Resource>]| d.iter().map(|r| r.version.clone()).collect::<Vec<_>>();
+    api_services::register(server, group, &versions(&custom::resources(definition))).await?;
+    api_services::forget(server, group, &before.map(|b| versions(&b.resources)).unwrap_or_default()).await
+}
+
+/// Puts the resources of a definition in the table; gives what it had there before.
+async fn serve(server: &Arc<Server>, definition: &Value) -> Result<Option<Definition>, Status> {
     let storage = custom::storage_resource(definition);
     let prefix = storage::prefix(&storage);
     server.registry().caches().add(&prefix).await?;
@@ -62,8 +70,7 @@ async fn serve(server: &Arc<Server>, definition: &Value) -> Result<(), Status> {
         .map(|(version, schema)| ((group.clone(), version, kind.clone()), schema.clone()))
         .collect();
     let name = definition["metadata"]["name"].as_str().unwrap_or_default();
-    server.table().set(name, Some(Definition { resources: custom::resources(definition), schemas, prefix }));
-    Ok(())
+    Ok(server.table().set(name, Some(Definition { resources: custom::resources(definition), schemas, prefix })))
 }
 
 /// Starts following definitions.
@@ -111,6 +118,9 @@ async fn reconcile(server: &Arc<Server>, name: &str) -> Result<bool, Status> {
         Err(s) if s.is_not_found() => {
             if let Some(gone) = server.table().set(name, None) {
                 server.registry().caches().remove(&gone.prefix);
+                let versions: Vec<String> = gone.resources.iter().map(|r| r.version.clone()).collect();
+                let group = gone.resources.first().map(|r| r.group.clone()).unwrap_or_default();
+                api_services::forget(server, &group, &versions).await?;
             }
             return Ok(true);
         }
@@ -127,7 +137,8 @@ async fn reconcile(server: &Arc<Server>, name: &str) -> Result<bool, Status> {
         set_condition(&mut definition, "Terminating", true, why, &now);
     }
     if established {
-        serve(server, &definition).await?;
+        let before = serve(server, &definition).await?;
+        register(server, &definition, before).await?;
     }
     if definition["status"] != object.to_value()["status"] {
         write_status(server, &resource, name, &definition["status"]).await?;

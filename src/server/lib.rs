@@ -7,13 +7,14 @@
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
 //! * [`service_endpoints`] – where services are dialled.
-//! * [`serving`] – the TLS listener.  [`bootstrap`] – the objects every cluster starts with.
+//! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
 //!
 //! Knows nothing of controllers, scheduler or agent.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission;
+pub mod api_services;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;

@@ -272,8 +272,10 @@ fn a_limit_range_fills_in_and_refuses() {
 #[test]
 fn old_forms_and_timeouts_are_read_as_upstream_reads_them() {
     let c = Cluster::start();
-    let told = c.refused(&["get", "--raw", "/api/v1/namespaces?timeout=invalid"], "");
-    assert!(told.contains("invalid timeout specified in the request URL"), "{told}");
+    for path in ["/api/v1/namespaces?timeout=invalid", "/version?timeout=invalid"] {
+        let told = c.refused(&["get", "--raw", path], "");
+        assert!(told.contains("invalid timeout specified in the request URL"), "{told}");
+    }
     assert!(c.kubectl(&["get", "--raw", "/api/v1/namespaces?timeout=5s"]).contains("NamespaceList"));
 }
 

@@ -48,6 +48,8 @@ fn a_definition_lives_and_ends_with_its_objects() {
     let mut c = Cluster::start();
     c.apply(DEFINITION);
     c.kubectl(&["wait", "--for=condition=Established", "crd/widgets.example.org", "--timeout=10s"]);
+    let registered = |c: &Cluster| c.field(&["apiservice", "v1.example.org"], ".status.conditions[0].reason");
+    eventually("its version is registered", || registered(&c) == "Local");
     c.apply(&widget("a", "{size: 3}"));
     assert_eq!(c.field(&["wi", "a"], ".spec"), r#"{"max":10,"replicas":1,"size":3}"#);
     for (spec, wrong) in [
@@ -85,6 +87,7 @@ fn a_definition_lives_and_ends_with_its_objects() {
     c.apply(&widget("c", "{size: 1}"));
     c.kubectl(&["delete", "crd", "widgets.example.org", "--timeout=20s"]);
     assert!(c.refused(&["get", "--raw", "/apis/example.org/v1/widgets"], "").contains("could not find"));
+    eventually("its registration is gone", || registered(&c).is_empty());
     // The same name again finds nothing of the past.
     c.apply(DEFINITION);
     c.kubectl(&["wait", "--for=condition=Established", "crd/widgets.example.org", "--timeout=10s"]);

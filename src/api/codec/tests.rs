@@ -148,3 +148,18 @@ fn free_form_objects_are_kept() {
     assert_eq!(decode_json(&object, &pod()).unwrap().value, object);
     assert_eq!(decode_json(&json!({"a": [1, null]}), &TypeRef::any_object()).unwrap().value, json!({"a": [1, null]}));
 }
+
+#[test]
+fn what_cannot_be_applied_says_where() {
+    let t =
+        TypeRef::custom("g.io", "v1", "Kind", &json!({"type": "object", "properties": {"spec": {"type": "object"}}}));
+    let said = |body: &str| decode_applied(body.as_bytes(), &t, true).unwrap_err().message;
+    let head = "\napiVersion: g.io/v1\nkind: Kind\nmetadata: {name: a}\n";
+    let unknown = said(&format!("{head}more: 1\n"));
+    assert_eq!(
+        unknown,
+        "failed to create typed patch object (/a; g.io/v1, Kind=Kind): .more: field not declared in schema"
+    );
+    let twice = said(&format!("{head}spec: {{}}\nspec: {{}}\n"));
+    assert!(twice.ends_with("line 6: key \"spec\" already set in map"), "{twice}");
+}

@@ -120,10 +120,14 @@ impl<'de> Visitor<'de> for Tree<'_> {
 }
 
 fn yaml_options() -> serde_saphyr::Options {
+    options(DuplicateKeyPolicy::LastWins)
+}
+
+fn options(duplicate_keys: DuplicateKeyPolicy) -> serde_saphyr::Options {
     // Bodies are limited in size where they are read; the defaults stop at what big manifests have.
     serde_saphyr::options! {
         legacy_octal_numbers: true,
-        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        duplicate_keys: duplicate_keys,
         budget: serde_saphyr::budget! {
             max_events: 10_000_000,
             max_nodes: 5_000_000,
@@ -164,6 +168,13 @@ pub(super) fn parse(body: &[u8], yaml: bool) -> Result<(Value, Vec<String>), Str
         .and_then(|value| deserializer.end().map(|()| value))
         .map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))?;
     Ok((value, notes.duplicate.into_inner()))
+}
+
+/// The line of the first key that occurs twice.
+pub(super) fn line_of_duplicate(body: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(body).ok()?;
+    let read: Result<Yaml, _> = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error));
+    Some(read.err()?.location()?.line())
 }
 
 /// All documents of a YAML stream.

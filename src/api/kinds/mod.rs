@@ -2,6 +2,7 @@
 //! a kind that is not named in [`strategy`] has nothing of its own.
 
 mod admissionregistration;
+mod api_service;
 mod batch;
 mod cells;
 mod certificate;
@@ -29,6 +30,7 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
     // One line for each kind with behaviour of its own, above the last.
     #[allow(clippy::match_single_binding)]
     match (group, kind) {
+        ("apiregistration.k8s.io", "APIService") => Arc::new(api_service::ApiService),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => Arc::new(crate::custom::definition::Definition),
         ("", "Pod") => Arc::new(pod::Pod),
         ("", "PodTemplate") => Arc::new(pod::PodTemplate),

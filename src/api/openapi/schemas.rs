@@ -33,18 +33,19 @@ pub(super) fn list_name_of(r: &Resource) -> String {
     }
 }
 
-/// All definitions that the paths need, each passed through `finish`.
+/// All definitions that the paths need, in the form of a version of OpenAPI.
 pub(super) fn reachable(
     paths: &BTreeMap<String, Value>,
     resources: &[Arc<Resource>],
     custom: &CustomSchemas,
-    finish: fn(&str, Value) -> Value,
+    v2: bool,
 ) -> Map<String, Value> {
+    let finish = if v2 { to_v2 } else { to_v3 };
     let builtin = Schemas::builtin().documents();
     let mut made: BTreeMap<String, Value> = BTreeMap::new();
     for r in resources.iter().filter(|r| !r.schema.is_typed()) {
         let schema = custom.get(&(r.group.clone(), r.version.clone(), r.kind.clone()));
-        made.insert(name_of(r), custom_definition(r, schema));
+        made.insert(name_of(r), custom_definition(r, schema, v2));
         made.insert(list_name_of(r), custom_list(r));
     }
     let mut open = BTreeSet::new();
@@ -87,21 +88,33 @@ fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/definitions/{name}")})
 }
 
+const OBJECT_META_DESCRIPTION: &str = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
+const LIST_META_DESCRIPTION: &str = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
+
 fn type_fields(meta: &str) -> Map<String, Value> {
     let api_version = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
     let kind = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
     let mut fields = Map::new();
     fields.insert("apiVersion".into(), json!({"type": "string", "description": api_version}));
     fields.insert("kind".into(), json!({"type": "string", "description": kind}));
-    fields.insert("metadata".into(), reference(meta));
+    let mut metadata = reference(meta);
+    metadata["description"] = if meta == LIST_META { LIST_META_DESCRIPTION } else { OBJECT_META_DESCRIPTION }.into();
+    fields.insert("metadata".into(), metadata);
     fields
 }
 
-fn custom_definition(r: &Resource, schema: Option<&Value>) -> Value {
+/// The definition of a custom resource. Where a schema keeps unknown fields at its root, version 2
+/// says nothing but that it is an object: clients of that version would take listed fields for all
+/// there are.
+fn custom_definition(r: &Resource, schema: Option<&Value>, v2: bool) -> Value {
+    let kind = json!([{"group": r.group, "version": r.version, "kind": r.kind}]);
     let mut schema = match schema {
         Some(Value::Object(map)) => map.clone(),
         _ => Map::new(),
     };
+    if v2 && schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
+        return json!({"type": "object", "x-kubernetes-group-version-kind": kind});
+    }
     schema.entry("type").or_insert_with(|| json!("object"));
     let mut fields = match schema.remove("properties") {
         Some(Value::Object(map)) => map,
@@ -109,10 +122,7 @@ fn custom_definition(r: &Resource, schema: Option<&Value>) -> Value {
     };
     fields.extend(type_fields(OBJECT_META));
     schema.insert("properties".into(), Value::Object(fields));
-    schema.insert(
-        "x-kubernetes-group-version-kind".into(),
-        json!([{"group": r.group, "version": r.version, "kind": r.kind}]),
-    );
+    schema.insert("x-kubernetes-group-version-kind".into(), kind);
     Value::Object(schema)
 }
 
@@ -129,7 +139,7 @@ fn custom_list(r: &Resource) -> Value {
 }
 
 /// A v3 schema: other references, alone in `allOf` where they have company.
-pub(super) fn to_v3(name: &str, schema: Value) -> Value {
+fn to_v3(name: &str, schema: Value) -> Value {
     let description = schema.get("description").cloned();
     let mut schema = match name {
         QUANTITY => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
@@ -175,7 +185,7 @@ fn convert_v3(schema: &mut Value) {
 }
 
 /// A v2 schema: without what v2 does not have.
-pub(super) fn to_v2(_name: &str, mut schema: Value) -> Value {
+fn to_v2(_name: &str, mut schema: Value) -> Value {
     convert_v2(&mut schema);
     schema
 }

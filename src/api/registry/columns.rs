@@ -151,6 +151,7 @@ pub(super) fn of(kind: &str) -> Vec<Column> {
         "Lease" => &["Name", "Holder", "Age"],
         "PriorityClass" => &["Name", "Value:integer", "Global-Default:boolean", "Age", "PreemptionPolicy"],
         "CertificateSigningRequest" => &["Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition"],
+        "APIService" => &["Name", "Service", "Available", "Age"],
         "RuntimeClass" => &["Name", "Handler", "Age"],
         "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => &["Name", "Webhooks:integer", "Age"],
         "ValidatingAdmissionPolicy" => &["Name", "Validations:integer", "ParamKind", "Age"],

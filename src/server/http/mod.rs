@@ -85,6 +85,7 @@ impl Server {
         self.authorize(&user, &info)?;
         let warnings = Arc::<Warnings>::default();
         let mut call = Call { parts, query, info, user, warnings: warnings.clone() };
+        check_timeout(&call)?;
         if !call.info.is_resource {
             return self.serve_path(call, body).await;
         }
@@ -95,12 +96,6 @@ impl Server {
         }
         if call.info.subresource == "proxy" || subresources::is_connect(&call.info.subresource) {
             return subresources::connect(self, call, &resource, body).await;
-        }
-        if let Some(timeout) = call.query.get("timeout").filter(|_| call.info.verb != "watch")
-            && api::time::go_duration(timeout).is_none()
-        {
-            let why = format!("invalid timeout specified in the request URL - time: invalid duration {timeout:?}");
-            return Err(Status::bad_request(why));
         }
         let body = read_body(body).await?;
         // A field selector on the name is for authorization only.
@@ -330,7 +325,8 @@ impl Server {
                     let e = FieldError::required("fieldManager", "is required for apply patch");
                     return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &vec![e]));
                 }
-                let config = api::codec::decode(body, true, &resource.schema)?;
+                let strict = ctx.field_validation == FieldValidation::Strict;
+                let config = api::codec::decode_applied(body, &resource.schema, strict)?;
                 for field in ["apiVersion", "kind"] {
                     if config.value[field].as_str().is_none_or(str::is_empty) {
                         return Err(Status::bad_request(format!("an applied configuration must have {field}")));
@@ -390,6 +386,17 @@ impl Server {
         }
         page.items = items;
         Ok(respond::list(accepted, resource, &page, "", IncludeObject::Metadata))
+    }
+}
+
+/// A timeout in the URL must be one; streams have a meaning of their own for it.
+fn check_timeout(call: &Call) -> Result<(), Status> {
+    let stream = call.info.verb == "watch" || subresources::is_connect(&call.info.subresource);
+    match call.query.get("timeout").filter(|t| !stream && !t.is_empty()) {
+        Some(t) if api::time::go_duration(t).is_none() => Err(Status::bad_request(format!(
+            "invalid timeout specified in the request URL - time: invalid duration {t:?}"
+        ))),
+        _ => Ok(()),
     }
 }
 
