@@ -2,7 +2,7 @@
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>).
 //!
 //! * [`hook`] – a webhook, compiled.  [`client`] – how it is reached.  [`review`] – what is said.
-//! * [`patch`] – what becomes of its answer.
+//! * [`trust`] – whose certificates are accepted.  [`patch`] – what becomes of its answer.
 //!
 //! Mutating webhooks are called one after the other, in the order of their configurations' names;
 //! validating ones all at once. There are no audit annotations: nothing audits here.
@@ -13,6 +13,7 @@ mod patch;
 mod review;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::sync::{Arc, Weak};
 

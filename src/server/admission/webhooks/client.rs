@@ -20,6 +20,7 @@ use rustls::{CertificateError, RootCertStore};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
+use super::trust;
 use crate::Server;
 use crate::service_endpoints;
 
@@ -177,13 +178,13 @@ fn go_words(e: &std::io::Error) -> String {
 }
 
 fn tls_of(bundle: &str) -> Result<Arc<rustls::ClientConfig>, String> {
-    let roots = if bundle.is_empty() {
-        system_roots()
-    } else {
-        let pem = BASE64_STANDARD.decode(bundle).map_err(|e| e.to_string())?;
-        tls::roots(&String::from_utf8_lossy(&pem)).map_err(|e| format!("unable to load root certificates: {e}"))?
-    };
-    tls::client_config(Trust::Roots(roots), None, &["http/1.1"]).map_err(|e| e.to_string())
+    if bundle.is_empty() {
+        return tls::client_config(Trust::Roots(system_roots()), None, &["http/1.1"]).map_err(|e| e.to_string());
+    }
+    let pem = BASE64_STANDARD.decode(bundle).map_err(|e| e.to_string())?;
+    let mut config = trust::client_config(&String::from_utf8_lossy(&pem))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
 /// The authorities that the system trusts; none where it keeps none.

@@ -85,7 +85,7 @@ pub(super) fn refusal(webhook: &str, status: Option<Value>) -> Status {
 }
 
 #[cfg(test)]
-mod unit {
+mod tests {
     use super::*;
 
     #[test]
