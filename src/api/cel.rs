@@ -2,7 +2,7 @@
 //! (<https://kubernetes.io/docs/reference/using-api/cel/>).
 //!
 //! Objects are bound as they are, without types: keys are not escaped, numbers are `int` where
-//! they have no fraction. There is no `authorizer`, and no cost budget.
+//! they have no fraction. There is no `authorizer`, no `type()`, and no cost budget.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +13,13 @@ use kube_cel::cel::objects::{Key, Map};
 use kube_cel::cel::parser::{Expression as Syntax, Parser};
 use kube_cel::cel::{Context, ExecutionError, Value};
 use serde_json::Value as Json;
+
+/// What every expression of admission may use.
+const ALWAYS: [&str; 3] = ["object", "oldObject", "request"];
+const TYPES: [&str; 12] =
+    ["bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "optional_type", "string", "type", "uint"];
+const NAMESPACES: [&str; 11] =
+    ["base64", "cel", "cidr", "format", "ip", "lists", "math", "optional", "sets", "strings", "google"];
 
 /// A compiled expression.
 pub struct Expression {
@@ -36,15 +43,14 @@ impl Expression {
         let parser = Parser::new().enable_optional_syntax(true);
         let mut syntax = parser.parse(text).map_err(|e| format!("compilation failed: {e}"))?;
         index_optionally(&mut syntax);
-        let references = syntax.references();
-        if references.has_variable("authorizer") {
-            return Err("compilation failed: the authorizer is not available in this version of sampan".to_owned());
-        }
-        for name in ["params", "namespaceObject", "variables"] {
-            if references.has_variable(name) && !declared.contains(&name) {
-                return Err(format!("compilation failed: undeclared reference to '{name}' (in container '')"));
+        let mut bound: Vec<&str> = ALWAYS.iter().chain(declared).chain(&TYPES).copied().collect();
+        match undeclared(&syntax, &mut bound) {
+            Some("authorizer") => {
+                Err("compilation failed: the authorizer is not available in this version of sampan".to_owned())
             }
-        }
+            Some(name) => Err(format!("compilation failed: undeclared reference to '{name}' (in container '')")),
+            None => Ok(()),
+        }?;
         Ok(Expression { syntax, text: text.to_owned() })
     }
 
@@ -115,6 +121,45 @@ fn index_entry(entry: &mut EntryExpr) {
             index_optionally(&mut e.key);
             index_optionally(&mut e.value);
         }
+    }
+}
+
+/// The first name that nothing binds. What a function is called on may be its namespace.
+fn undeclared<'s>(syntax: &'s Syntax, bound: &mut Vec<&'s str>) -> Option<&'s str> {
+    match &syntax.expr {
+        Expr::Ident(name) => (!bound.contains(&name.as_str())).then_some(name),
+        Expr::Select(select) => undeclared(&select.operand, bound),
+        Expr::Call(call) => {
+            let target = call.target.iter().map(|t| &**t).filter(|t| !is_namespace(t));
+            target.chain(&call.args).find_map(|part| undeclared(part, bound))
+        }
+        Expr::List(list) => list.elements.iter().find_map(|e| undeclared(e, bound)),
+        Expr::Map(map) => map.entries.iter().flat_map(|e| parts(&e.expr)).find_map(|e| undeclared(e, bound)),
+        Expr::Struct(fields) => fields.entries.iter().flat_map(|e| parts(&e.expr)).find_map(|e| undeclared(e, bound)),
+        Expr::Comprehension(c) => {
+            let outer = bound.len();
+            if let Some(name) = [&c.iter_range, &c.accu_init].into_iter().find_map(|e| undeclared(e, bound)) {
+                return Some(name);
+            }
+            bound.extend([c.iter_var.as_str(), c.accu_var.as_str()]);
+            bound.extend(c.iter_var2.as_deref());
+            let inner = [&c.loop_cond, &c.loop_step, &c.result].into_iter().find_map(|e| undeclared(e, bound));
+            bound.truncate(outer);
+            inner
+        }
+        Expr::Unspecified | Expr::Literal(_) => None,
+    }
+}
+
+/// Whether a function that is called on this is one of a namespace, such as `math`.
+fn is_namespace(target: &Syntax) -> bool {
+    matches!(&target.expr, Expr::Ident(name) if NAMESPACES.contains(&name.as_str()))
+}
+
+fn parts(entry: &EntryExpr) -> Vec<&Syntax> {
+    match entry {
+        EntryExpr::StructField(f) => vec![&f.value],
+        EntryExpr::MapEntry(e) => vec![&e.key, &e.value],
     }
 }
 
@@ -208,6 +253,8 @@ mod tests {
             "oldObject == null",
             "object.spec.containers.all(c, c.image.startsWith('a:'))",
             "!has(object.spec.paused)",
+            "object.metadata.labels.exists(k, object.metadata.labels[k] == 'x')",
+            "math.greatest(1, 2) == 2 && optional.of(1).orValue(2) == 1 && {'a': object.spec}.a.replicas == 3",
             "object.spec.?paused.orValue(true)",
             "object.?status.?phase.orValue('none') == 'none' && object.?spec.?replicas.orValue(0) == 3",
             "object.spec.containers.all(c, c.?command.orValue([]).size() == 0)",
@@ -224,6 +271,8 @@ mod tests {
         assert!(said("object.a ==").starts_with("compilation failed: "));
         assert!(said("authorizer.path('/x').check('get').allowed()").contains("authorizer is not available"));
         assert!(said("params.a == 1").contains("undeclared reference to 'params'"));
+        assert!(said("object.a.exists(x, y == x)").contains("undeclared reference to 'y'"));
+        assert!(said("[1].exists(x, x == 1) && x == 1").contains("undeclared reference to 'x'"));
         assert!(said("1").ends_with("it evaluates to int, not to bool"));
     }
 

@@ -62,6 +62,8 @@ pub struct WriteContext {
     pub field_manager: String,
     /// What admission warns of, whatever comes of the write.
     pub warnings: Arc<Warnings>,
+    /// Whether admission has been passed already, by what a subresource is written with.
+    pub admitted: bool,
 }
 
 impl WriteContext {
@@ -69,7 +71,15 @@ impl WriteContext {
     pub fn new(user: User) -> WriteContext {
         let field_manager = manager_of(&user.name).to_owned();
         let (now, field_validation) = (Timestamp::now(), FieldValidation::Warn);
-        WriteContext { user, now, dry_run: false, field_validation, field_manager, warnings: Arc::default() }
+        WriteContext {
+            user,
+            now,
+            dry_run: false,
+            field_validation,
+            field_manager,
+            warnings: Arc::default(),
+            admitted: false,
+        }
     }
 
     /// The options of a create, update or delete, as admission shows them.
@@ -583,7 +593,9 @@ impl Registry {
         }
         strategy.default(&mut new);
         let attributes = Self::attributes(ctx, resource, Operation::Update, namespace, name, subresource);
-        self.admit_mutate(&attributes, &mut new, Some(old)).await?;
+        if !ctx.admitted {
+            self.admit_mutate(&attributes, &mut new, Some(old)).await?;
+        }
         strategy.default(&mut new);
         if resource.has_generation && subresource.is_empty() && strategy.generation_changed(&new, old) {
             let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
@@ -599,7 +611,9 @@ impl Registry {
         if !errors.is_empty() {
             return Err(Status::invalid(&resource.group, &resource.kind, name, &errors).into());
         }
-        self.admit_validate(&attributes, Some(&new), Some(old)).await?;
+        if !ctx.admitted {
+            self.admit_validate(&attributes, Some(&new), Some(old)).await?;
+        }
         warnings.extend(strategy.warnings(&new));
         if let Some(m) = managed {
             new["metadata"]["managedFields"] = m;

@@ -1,5 +1,7 @@
 //! A server on a memory store, without sockets, for unit tests.
 
+pub mod webhook;
+
 use std::sync::Arc;
 
 use api::{Object, Status};

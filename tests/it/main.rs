@@ -19,4 +19,7 @@ mod lab;
 mod node;
 mod pods;
 mod tidy;
+#[path = "../../src/server/testing/webhook.rs"]
+mod webhook;
+mod webhooks;
 mod workloads;

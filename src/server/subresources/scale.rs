@@ -9,8 +9,10 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::Server;
+use crate::admission::Operation;
 use crate::http::respond::{self, Reply};
 use crate::http::{Call, decode_tree, negotiate};
+use crate::registry::Registry;
 
 fn scale_of(o: &Value, [spec, status, selector]: [&String; 3]) -> Result<Value, Status> {
     let m = &o["metadata"];
@@ -52,46 +54,59 @@ pub async fn serve(
     if !matches!(i.verb.as_str(), "update" | "patch") {
         return Err(Status::method_not_allowed());
     }
-    let ctx = server.write_context(call)?;
-    let schema = api::schema::Schemas::builtin()
-        .type_of("autoscaling", "v1", "Scale")
-        .ok_or_else(|| Status::internal("the schema data has no Scale"))?;
-    let whole =
-        if i.verb == "update" { Some(api::codec::check(decode_tree(call, body)?, &schema)?.value) } else { None };
-    let kind = negotiate::media_type(&call.parts.headers).to_owned();
-    let patch = if whole.is_none() { api::codec::parse_tree(body, false)? } else { Value::Null };
+    let mut ctx = server.write_context(call)?;
+    let old = scale_of(&server.registry().get(resource, &i.namespace, &i.name).await?.to_value(), paths)?;
+    let mut new = wanted(call, &old, body)?;
+    let attributes = Registry::attributes(&ctx, resource, Operation::Update, &i.namespace, &i.name, "scale");
+    server.registry().admit_mutate(&attributes, &mut new, Some(&old)).await?;
+    server.registry().admit_validate(&attributes, Some(&new), Some(&old)).await?;
+    drop(attributes);
+    // What is admitted is the scale, not the object that has it.
+    ctx.admitted = true;
+    let replicas = new["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas < 0 {
+        let e = api::field::FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        return Err(Status::invalid("autoscaling", "Scale", &i.name, &vec![e]));
+    }
+    let based_on = new["metadata"]["resourceVersion"].as_str().filter(|rv| !rv.is_empty());
     let change = |current: &Value| {
-        let old = scale_of(current, paths)?;
-        let new = match &whole {
-            Some(w) => w.clone(),
-            None => match kind.as_str() {
-                "application/json-patch+json" => api::patch::json(&old, &patch)?,
-                "application/merge-patch+json" => api::patch::merge(&old, &patch),
-                "application/strategic-merge-patch+json" => api::patch::strategic(&schema, &old, &patch)?,
-                _ => {
-                    return Err(Status::unsupported_media_type(
-                        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
-                    ));
-                }
-            },
-        };
-        let replicas = new["spec"]["replicas"].as_i64().unwrap_or(0);
-        if replicas < 0 {
-            let e = api::field::FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-            return Err(Status::invalid("autoscaling", "Scale", &i.name, &vec![e]));
-        }
         let mut object = current.clone();
         if let Some(slot) = object.pointer_mut(paths[0]) {
             *slot = replicas.into();
         } else {
             object["spec"]["replicas"] = replicas.into();
         }
-        match new["metadata"]["resourceVersion"].as_str() {
-            Some(rv) if !rv.is_empty() => object["metadata"]["resourceVersion"] = rv.into(),
-            _ => {}
+        if let Some(rv) = based_on {
+            object["metadata"]["resourceVersion"] = rv.into();
         }
         Ok(Decoded { value: object, unknown: Vec::new(), duplicate: Vec::new() })
     };
     let written = server.registry().update(&ctx, resource, &i.namespace, &i.name, "", false, &change).await?;
     Ok(respond::json(200, &scale_of(&written.object.to_value(), paths)?))
+}
+
+/// The scale that a PUT or PATCH asks for. One that follows from a patch is based on no version,
+/// unless the patch names one.
+fn wanted(call: &Call, old: &Value, body: &Bytes) -> Result<Value, Status> {
+    const PATCHES: &str =
+        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json";
+    let schema = api::schema::Schemas::builtin()
+        .type_of("autoscaling", "v1", "Scale")
+        .ok_or_else(|| Status::internal("the schema data has no Scale"))?;
+    if call.info.verb == "update" {
+        return Ok(api::codec::check(decode_tree(call, body)?, &schema)?.value);
+    }
+    let patch = api::codec::parse_tree(body, false)?;
+    let mut new = match negotiate::media_type(&call.parts.headers) {
+        "application/json-patch+json" => api::patch::json(old, &patch)?,
+        "application/merge-patch+json" => api::patch::merge(old, &patch),
+        "application/strategic-merge-patch+json" => api::patch::strategic(&schema, old, &patch)?,
+        _ => return Err(Status::unsupported_media_type(PATCHES)),
+    };
+    if new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
+        && let Some(m) = new["metadata"].as_object_mut()
+    {
+        m.remove("resourceVersion");
+    }
+    Ok(new)
 }

@@ -169,16 +169,16 @@ fn service(service: &Value, path: &str) -> ErrorList {
     {
         errors.push(FieldError::invalid(format!("{path}.port"), port, format!("port is not valid: {e}")));
     }
-    let Some(p) = service["path"].as_str() else { return errors };
+    let Some(p) = service["path"].as_str().filter(|p| !matches!(*p, "" | "/")) else { return errors };
     let wrong = |detail: String| FieldError::invalid(format!("{path}.path"), p, detail);
     let Some(segments) = p.strip_prefix('/') else {
         errors.push(wrong("must start with a '/'".to_owned()));
         return errors;
     };
     for (i, segment) in segments.strip_suffix('/').unwrap_or(segments).split('/').enumerate() {
-        if segment.is_empty() && p != "/" {
+        if segment.is_empty() {
             errors.push(wrong(format!("segment[{i}] may not be empty")));
-        } else if !segment.is_empty() {
+        } else {
             let wrongs = names::dns1123_subdomain_errors(segment);
             errors.extend(wrongs.into_iter().map(|e| wrong(format!("segment[{i}]: {e}"))));
         }
@@ -218,6 +218,14 @@ mod tests {
         assert_eq!(hook["rules"][0]["scope"], "*");
         assert_eq!(hook["clientConfig"]["service"]["port"], 443);
         assert_eq!(WebhookConfiguration { mutating: true }.validate(&o), vec![]);
+    }
+
+    #[test]
+    fn a_service_may_be_called_at_its_root() {
+        for path in ["", "/", "/a/b/"] {
+            assert_eq!(service(&json!({"name": "s", "namespace": "n", "path": path}), "p"), vec![], "{path:?}");
+        }
+        assert_eq!(service(&json!({"name": "s", "namespace": "n", "path": "/a//b"}), "p").len(), 1);
     }
 
     #[test]

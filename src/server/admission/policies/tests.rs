@@ -10,10 +10,12 @@ fn gvr(plural: &str) -> Gvr {
     Gvr::dynamic("admissionregistration.k8s.io", "v1", plural)
 }
 
-/// A policy about new configmaps.
+/// A policy, about new configmaps unless it says what it is about.
 async fn policy(t: &Testing, name: &str, mut spec: Value) {
-    spec["matchConstraints"] = json!({"resourceRules": [
-        {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]});
+    if spec["matchConstraints"].is_null() {
+        spec["matchConstraints"] = json!({"resourceRules": [
+            {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]});
+    }
     let body = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
         "metadata": {"name": name}, "spec": spec});
     t.create(&gvr("validatingadmissionpolicies"), "-", &body).await;
@@ -114,4 +116,31 @@ async fn what_cannot_be_evaluated_denies_unless_failures_are_ignored() {
     );
     // Policies themselves are never subject to policies.
     t.call(&admin(), Verb::Delete, &gvr("validatingadmissionpolicies"), "-/strict", &Value::Null).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_scale_is_admitted_as_one() {
+    let t = Testing::start().await;
+    let rule = |resource: &str, expression: &str| {
+        json!({"validations": [{"expression": expression}], "matchConstraints": {"resourceRules": [
+            {"operations": ["UPDATE"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": [resource]}]}})
+    };
+    policy(&t, "scale", rule("deployments/scale", "object.kind == 'Scale' && object.spec.replicas <= 3")).await;
+    policy(&t, "whole", rule("deployments", "false")).await;
+    bind(&t, "scale", "scale", json!({})).await;
+    bind(&t, "whole", "whole", json!({})).await;
+    let deployments = Gvr::dynamic("apps", "v1", "deployments");
+    let labels = json!({"a": "b"});
+    let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {
+        "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    t.create(&deployments, "default", &body).await;
+    let scale = async |n: i64| {
+        let body = json!({"kind": "Scale", "apiVersion": "autoscaling/v1",
+            "metadata": {"name": "d", "namespace": "default"}, "spec": {"replicas": n}});
+        t.call(&admin(), Verb::Update, &deployments, "default/d/scale", &body).await
+    };
+    assert_eq!(scale(3).await.unwrap().to_value()["spec"]["replicas"], 3);
+    let s = scale(4).await.unwrap_err();
+    assert!(s.message.contains("'scale' with binding 'scale' denied request"), "{s}");
 }

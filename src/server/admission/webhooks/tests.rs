@@ -1,92 +1,14 @@
 //! The whole way: a server whose webhooks are served over TLS by the test.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use ::client::api::{Gvr, Verb};
-use ::client::tls;
 use api::status::Status;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::json;
-use tokio::net::TcpListener;
 
 use super::*;
+use crate::testing::webhook::{patch, webhook};
 use crate::testing::{Testing, admin, core};
-
-type Judge = dyn Fn(&Value) -> Value + Send + Sync;
-
-/// A webhook server. What it answers is `response` of the review, without the UID.
-struct Webhook {
-    port: u16,
-    /// PEM in base64.
-    authority: String,
-    connections: Arc<AtomicUsize>,
-    calls: Arc<AtomicUsize>,
-}
-
-async fn webhook(names: &[&str], judge: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Webhook {
-    let judge: Arc<Judge> = Arc::new(judge);
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = BASE64_STANDARD.encode(ca.self_signed(&ca_key).unwrap().pem());
-    let key = KeyPair::generate().unwrap();
-    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-    let certified = tls::certified(&leaf.pem(), &key.serialize_pem()).unwrap();
-    let config = tls::listener_config(tls::roots(&leaf.pem()).unwrap(), tls::Current::new(certified)).unwrap();
-    let mut config = Arc::unwrap_or_clone(config);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (connections, calls) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    let made = Webhook { port, authority, connections: connections.clone(), calls: calls.clone() };
-    tokio::spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            let (acceptor, judge, calls) = (acceptor.clone(), judge.clone(), calls.clone());
-            connections.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(tcp).await else { return };
-                let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                    let (judge, calls) = (judge.clone(), calls.clone());
-                    async move {
-                        calls.fetch_add(1, Ordering::Relaxed);
-                        let body = request.into_body().collect().await?.to_bytes();
-                        let mut review: Value = serde_json::from_slice(&body).unwrap();
-                        let mut response = judge(&review["request"]);
-                        response["uid"] = review["request"]["uid"].clone();
-                        review["response"] = response;
-                        Ok::<_, hyper::Error>(http::Response::new(Full::new(Bytes::from(review.to_string()))))
-                    }
-                });
-                let _ =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    made
-}
-
-impl Webhook {
-    /// A webhook of a configuration, about configmaps; `more` are further fields.
-    fn entry(&self, name: &str, more: Value) -> Value {
-        let mut entry = json!({
-            "name": name, "sideEffects": "None", "admissionReviewVersions": ["v1"],
-            "clientConfig": {"url": format!("https://127.0.0.1:{}/x", self.port), "caBundle": self.authority},
-            "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}],
-        });
-        for (k, v) in more.as_object().into_iter().flatten() {
-            entry[k] = v.clone();
-        }
-        entry
-    }
-}
 
 async fn configure(t: &Testing, kind: &str, name: &str, webhooks: Value) {
     let gvr = Gvr::dynamic("admissionregistration.k8s.io", "v1", &format!("{}s", kind.to_lowercase()));
@@ -99,10 +21,6 @@ async fn config_map(t: &Testing, name: &str, data: Value) -> Result<Value, Statu
     let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data});
     let made = t.call(&admin(), Verb::Create, &core("configmaps"), "default", &body).await?;
     Ok(made.to_value())
-}
-
-fn patch(operations: &Value) -> Value {
-    json!({"allowed": true, "patchType": "JSONPatch", "patch": BASE64_STANDARD.encode(operations.to_string())})
 }
 
 const VALIDATING: &str = "ValidatingWebhookConfiguration";
