@@ -318,8 +318,9 @@ fn save(path: &Path, stored: &Stored) -> Result<(), Error> {
     Ok(private_file::write(path, &serde_json::to_string_pretty(stored).map_err(keys)?)?)
 }
 
+/// The kubelet's: it is what fields that a node manages are listed under.
 fn user_agent() -> String {
-    format!("sampan-agent/{}", api::VERSION)
+    format!("kubelet/{}", api::VERSION)
 }
 
 /// Joins, however long it takes until a server answers.

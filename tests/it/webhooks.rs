@@ -51,6 +51,9 @@ fn webhooks_change_and_refuse_what_kubectl_writes() {
     let table = c.kubectl(&["get", "validatingwebhookconfigurations"]);
     assert!(table.starts_with("NAME   WEBHOOKS   AGE\nv      1 "), "{table}");
 
+    let (connections, calls) = (&validating.connections, &validating.calls);
+    assert!(connections.load(Ordering::Relaxed) < calls.load(Ordering::Relaxed), "connections are used again");
+
     // After a restart they are asked again; without the webhook's server writes fail.
     c.kill();
     c.run();
