@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::lab::{PATIENCE, has};
+use crate::lab::{PATIENCE, end, has};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 const PREFIX: &str = "sampanlab";
@@ -225,14 +225,8 @@ impl Host {
 
     /// Ends what runs here as a service manager does.
     pub fn stop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGTERM);
-        let start = Instant::now();
-        while child.try_wait().unwrap().is_none() {
-            if start.elapsed() > Duration::from_secs(20) {
-                let _ = child.kill();
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        if let Some(child) = self.child.take() {
+            end(child);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Machines that join: tokens, names, and three hosts that are one cluster.
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::hosts::{Host, Lab, lacking};
@@ -177,16 +177,18 @@ fn three_hosts_are_one_cluster_and_one_may_fail() {
 /// while, and the host comes back by itself.
 fn a_cut_link(hosts: &[Host; 3], service: &str) {
     let server = &hosts[0];
-    let (stop, silent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let ((stop, stopped), silent) = (mpsc::channel::<()>(), AtomicU32::new(0));
     let url = format!("http://{service}/");
     std::thread::scope(|s| {
-        s.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
+        let silent = &silent;
+        let url = &url;
+        s.spawn(move || {
+            // Ends when the sender is gone, also by a failure below.
+            while stopped.recv_timeout(Duration::from_millis(100)) == Err(mpsc::RecvTimeoutError::Timeout) {
                 // A client tries again; an endpoint that has just died is one in three.
-                if !(0..6).any(|_| server.reads(&url).is_some()) {
+                if !(0..6).any(|_| server.reads(url).is_some()) {
                     silent.fetch_add(1, Ordering::Relaxed);
                 }
-                std::thread::sleep(Duration::from_millis(100));
             }
         });
         hosts[2].link("down");
@@ -200,7 +202,7 @@ fn a_cut_link(hosts: &[Host; 3], service: &str) {
         hosts[2].link("up");
         eventually("the host is back", || ready(server) == ["h1", "h2", "h3"]);
         eventually("its old pod is gone", || server.words("pods -l app=web", ".items[*].metadata.name").len() == 3);
-        stop.store(true, Ordering::Relaxed);
+        drop(stop);
     });
     assert_eq!(silent.load(Ordering::Relaxed), 0, "the service was silent");
 }
