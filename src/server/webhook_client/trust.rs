@@ -22,7 +22,7 @@ struct Bundle {
 ///
 /// # Errors
 /// When the bundle cannot be used.
-pub(super) fn client_config(pem: &str) -> Result<rustls::ClientConfig, String> {
+pub(crate) fn client_config(pem: &str) -> Result<rustls::ClientConfig, String> {
     let unusable = |e: &dyn std::fmt::Display| format!("unable to load root certificates: {e}");
     let certificates = tls::certificates(pem).map_err(|e| unusable(&e))?;
     let roots = Arc::new(tls::roots(pem).map_err(|e| unusable(&e))?);

@@ -1,4 +1,5 @@
-//! How a webhook is reached: HTTP/1.1 over TLS, on connections that are kept for the next call.
+//! How a webhook of any kind is reached: HTTP/1.1 over TLS, on connections that are kept for the
+//! next call. [`trust`] – whose certificates are accepted.
 //!
 //! A service is dialled at one of its endpoints, as the server's host may have no rules for
 //! cluster addresses; its certificate must be for `<service>.<namespace>.svc` all the same.
@@ -20,9 +21,10 @@ use rustls::{CertificateError, RootCertStore};
 use serde::Deserialize;
 use tokio::net::TcpStream;
 
-use super::trust;
 use crate::Server;
 use crate::service_endpoints;
+
+pub(crate) mod trust;
 
 /// Longest answer that is read.
 const ANSWER_MAX: usize = 16 << 20;
@@ -37,7 +39,7 @@ type Sender = http1::SendRequest<Full<Bytes>>;
 /// Where a webhook is, as it is declared.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ClientConfig {
+pub(crate) struct ClientConfig {
     url: Option<String>,
     service: Option<ServiceReference>,
     /// PEM in base64.
@@ -59,7 +61,7 @@ fn https_port() -> u16 {
 }
 
 /// Calls one webhook.
-pub(super) struct Client {
+pub(crate) struct Client {
     url: String,
     service: Option<ServiceReference>,
     tls: Result<Arc<rustls::ClientConfig>, String>,
@@ -67,7 +69,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(config: ClientConfig) -> Client {
+    pub(crate) fn new(config: ClientConfig) -> Client {
         let url = match &config.service {
             Some(s) => format!("https://{}.{}.svc:{}/{}", s.name, s.namespace, s.port, s.path.trim_start_matches('/')),
             None => config.url.unwrap_or_default(),
@@ -76,7 +78,7 @@ impl Client {
     }
 
     /// Posts a review and reads the answer, all within `timeout`.
-    pub(super) async fn post(&self, server: &Arc<Server>, timeout: Duration, body: Bytes) -> Result<Bytes, String> {
+    pub(crate) async fn post(&self, server: &Arc<Server>, timeout: Duration, body: Bytes) -> Result<Bytes, String> {
         let url = format!("{}?timeout={}s", self.url, timeout.as_secs());
         let answered = tokio::time::timeout(timeout, self.exchange(server, &url, body)).await;
         let answered = answered.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
