@@ -13,7 +13,6 @@ mod patch;
 mod review;
 #[cfg(test)]
 mod tests;
-mod trust;
 
 use std::sync::{Arc, Weak};
 
