@@ -7,7 +7,7 @@
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
-//! * [`service_endpoints`] – where services are dialled.
+//! * [`service_endpoints`] – where services are dialled.  [`outbound`] – calls to webhooks and issuers.
 //! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
 //!
 //! Knows nothing of controllers, scheduler or agent.
@@ -25,6 +25,7 @@ pub mod discovery;
 pub mod http;
 pub mod join;
 pub mod local;
+mod outbound;
 pub mod paths;
 pub mod pki;
 pub mod registry;
