@@ -8,6 +8,7 @@
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
 //! * [`service_endpoints`] – where services are dialled.  [`outbound`] – calls to webhooks and issuers.
+//! * [`forward`] – requests that are passed on.
 //! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
 //!
 //! Knows nothing of controllers, scheduler or agent.
@@ -22,6 +23,7 @@ pub mod bootstrap;
 mod conversion;
 pub mod custom_resources;
 pub mod discovery;
+mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
