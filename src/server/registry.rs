@@ -17,13 +17,13 @@ use api::time::rfc3339;
 use api::{Object, Resource, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use store::{Expect, Store};
+use store::Expect;
 
 use self::deletion::{delete_preconditions, finished_deletion, marked_for_deletion};
 use self::prepare::{accept, keep_all_but_status, keep_system_metadata, place, preconditions};
 use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings};
 use crate::request::User;
-use crate::storage::{self, WriteError};
+use crate::storage::{self, Storage, WriteError};
 use crate::watch_cache::{Cache, Caches};
 
 pub use self::deletion::{DeleteOptions, Deleted};
@@ -150,7 +150,7 @@ pub struct Written {
 
 /// See the module.
 pub struct Registry {
-    store: Arc<dyn Store>,
+    storage: Arc<Storage>,
     caches: Arc<Caches>,
     /// Set once, after the plugins that read through the registry have been made.
     admission: OnceLock<Vec<Arc<dyn Admission>>>,
@@ -166,13 +166,18 @@ type Change<'a> = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync + 'a;
 
 impl Registry {
     /// A registry over a store and its caches.
-    pub fn new(store: Arc<dyn Store>, caches: Arc<Caches>) -> Registry {
-        Registry { store, caches, admission: OnceLock::new() }
+    pub fn new(storage: Arc<Storage>, caches: Arc<Caches>) -> Registry {
+        Registry { storage, caches, admission: OnceLock::new() }
     }
 
     /// Sets the admission plugins; only the first call counts.
     pub fn set_admission(&self, plugins: Vec<Arc<dyn Admission>>) {
         let _ = self.admission.set(plugins);
+    }
+
+    /// What everything is stored in.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// The caches.
@@ -381,7 +386,7 @@ impl Registry {
             }
             return Ok(Arc::new(Object::from_value(&object).map_err(Status::internal)?));
         }
-        match storage::write(&*self.store, &storage::prefix(resource), &key, object, Expect::Absent).await {
+        match storage::write(&self.storage, &storage::prefix(resource), &key, object, Expect::Absent).await {
             Ok(o) => Ok(o),
             Err(WriteError::Conflict) => Err(exists()),
             Err(WriteError::Status(s)) => Err(s),
@@ -539,13 +544,13 @@ impl Registry {
             }
             let prefix = storage::prefix(resource);
             let result = if finished_deletion(resource, &new) {
-                let removed = storage::remove(&*self.store, &prefix, &current.key(), current.revision()).await;
+                let removed = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await;
                 removed.and_then(|revision| {
                     new["metadata"]["resourceVersion"] = revision.to_string().into();
                     Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?))
                 })
             } else {
-                storage::write(&*self.store, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
+                storage::write(&self.storage, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
             };
             match result {
                 Ok(o) => return Ok(o),
@@ -632,11 +637,11 @@ impl Registry {
         }
         let prefix = storage::prefix(resource);
         if finished {
-            let revision = storage::remove(&*self.store, &prefix, &current.key(), current.revision()).await?;
+            let revision = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
         }
-        storage::write(&*self.store, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
+        storage::write(&self.storage, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
     }
 
     /// Deletes an object, or begins to.
@@ -662,7 +667,7 @@ impl Registry {
                 let last = if ctx.dry_run {
                     Some(current.clone())
                 } else {
-                    match storage::remove(&*self.store, &storage::prefix(resource), &current.key(), current.revision())
+                    match storage::remove(&self.storage, &storage::prefix(resource), &current.key(), current.revision())
                         .await
                     {
                         Ok(revision) => Some(storage::at_revision(&current, revision)?),
@@ -682,7 +687,7 @@ impl Registry {
                 return Ok(Deleted::Pending(Arc::new(Object::from_value(&new).map_err(Status::internal)?)));
             }
             let expect = Expect::Revision(current.revision());
-            match storage::write(&*self.store, &storage::prefix(resource), &current.key(), new, expect).await {
+            match storage::write(&self.storage, &storage::prefix(resource), &current.key(), new, expect).await {
                 Ok(o) => return Ok(Deleted::Pending(o)),
                 Err(WriteError::Conflict) => continue,
                 Err(WriteError::Status(s)) => return Err(s),
