@@ -249,7 +249,7 @@ async fn a_rotation_that_was_cut_off_is_finished_at_the_next_start() {
     assert_eq!(own.caches.get(SECRETS).unwrap().objects().len(), 10);
 }
 
-/// A measurement, not a test: run it with `--release -- --ignored --nocapture sealing`.
+/// A measurement, not a test: `cargo test -p server -- --ignored --nocapture sealing`.
 #[test]
 #[ignore = "a measurement"]
 fn what_sealing_and_opening_cost() {
