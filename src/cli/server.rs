@@ -12,6 +12,7 @@ use client::tls::{self, Current};
 use controllers::certificates::signer::{Authority, CertificateSigner};
 use ipnet::IpNet;
 use server::authn::join_tokens::JoinSecrets;
+use server::encryption::{self, Keyring};
 use server::pki::{LEAF_LIFETIME, Pki, Usage};
 use server::request::User;
 use store::{DurableStore, Store};
@@ -162,6 +163,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         cluster_domain: flags.cluster_domain.clone(),
         node_ports: flags.service_node_port_range,
         join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
+        keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
     };
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;

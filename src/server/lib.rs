@@ -7,6 +7,7 @@
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
+//! * [`encryption`] – secrets at rest.
 //! * [`service_endpoints`] – where services are dialled.  [`outbound`] – calls to webhooks and issuers.
 //! * [`forward`] – requests that are passed on.
 //! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
@@ -23,6 +24,7 @@ pub mod bootstrap;
 mod conversion;
 pub mod custom_resources;
 pub mod discovery;
+pub mod encryption;
 mod forward;
 pub mod http;
 pub mod join;
@@ -77,6 +79,8 @@ pub struct Config {
     pub node_ports: (u16, u16),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// What stored secrets are sealed with.
+    pub keyring: Arc<encryption::Keyring>,
 }
 
 /// The API server, without its sockets.
@@ -115,7 +119,10 @@ impl Server {
         let mut prefixes: Vec<String> = resources.iter().filter(|r| r.stored).map(|r| storage::prefix(r)).collect();
         prefixes.sort();
         prefixes.dedup();
-        let caches = Caches::load(store.clone(), &prefixes).await?;
+        let storage = Arc::new(storage::Storage::new(store, config.keyring.clone()));
+        let caches = Caches::load(storage.clone(), &prefixes).await?;
+        // Only now is it known that what is stored needs no other key.
+        config.keyring.keep().map_err(|e| Status::internal_plain(e.to_string()))?;
         let address = match config.advertise_address {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
@@ -123,7 +130,7 @@ impl Server {
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
         let server = Arc::new(Server {
             address,
-            registry: Registry::new(store, caches.clone()),
+            registry: Registry::new(storage, caches.clone()),
             table: served::Table::new(resources),
             authenticators: OnceLock::new(),
             authorizers: OnceLock::new(),
@@ -138,15 +145,20 @@ impl Server {
         let _ = server.authenticators.set(authn::authenticators(&server));
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
-        let (cancel, own) = (cancel.clone(), server.clone());
+        let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
+            let cancel = ended;
             if let Err(s) = own.registry.caches().run(cancel.clone()).await {
                 tracing::error!(error = %s, "the watch cache cannot follow the store; shutting down");
             }
             own.shutting_down.store(true, Ordering::Relaxed);
             cancel.cancel();
         });
-        Ok(server)
+        let settled = encryption::settle(server.registry.storage(), server.registry.caches());
+        match cancel.run_until_cancelled(settled).await {
+            Some(settled) => settled.map(|()| server.clone()),
+            None => Err(Status::unavailable("the server is shutting down")),
+        }
     }
 
     /// The configuration.
