@@ -71,6 +71,8 @@ pub struct Config {
     pub node_ports: (u16, u16),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// Which admission plugins run.
+    pub admission: admission::Settings,
 }
 
 /// The API server, without its sockets.

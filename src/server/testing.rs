@@ -41,6 +41,7 @@ impl Testing {
             cluster_domain: "cluster.local".to_owned(),
             node_ports: (30000, 32767),
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
+            admission: crate::admission::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());
