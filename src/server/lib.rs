@@ -81,6 +81,8 @@ pub struct Config {
     pub join_secrets: authn::join_tokens::JoinSecrets,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
+    /// Which admission plugins run.
+    pub admission: admission::Settings,
 }
 
 /// The API server, without its sockets.

@@ -640,7 +640,7 @@ impl Registry {
             self.admit_mutate(&attributes, &mut new, Some(old)).await?;
         }
         strategy.default(&mut new);
-        if resource.has_generation && subresource.is_empty() && strategy.generation_changed(&new, old) {
+        if resource.has_generation && subresource != "status" && strategy.generation_changed(&new, old) {
             let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
             new["metadata"]["generation"] = (g + 1).into();
         }

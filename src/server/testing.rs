@@ -44,6 +44,7 @@ impl Testing {
             node_ports: (30000, 32767),
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
+            admission: crate::admission::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());
