@@ -40,12 +40,12 @@ impl Kind {
     ///
     /// # Errors
     /// 500 when the JSON is not of such objects.
-    pub fn encode_list<'a>(
+    pub fn encode_list(
         self,
         api_version: &str,
         list_kind: &str,
         meta: &[u8],
-        items: impl Iterator<Item = Cow<'a, [u8]>>,
+        items: impl Iterator<Item = Bytes>,
     ) -> Result<Bytes, Status> {
         let list_meta = table::of_kind("v1", "ListMeta").ok_or_else(|| broken("ListMeta has no message"))?;
         let mut out = Vec::new();

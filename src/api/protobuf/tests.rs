@@ -107,7 +107,7 @@ fn only_the_metadata_of_an_object_can_be_encoded() {
 #[test]
 fn a_list_and_a_watch_event_hold_their_objects() {
     let item = br#"{"kind":"ConfigMap","metadata":{"name":"a"}}"#;
-    let items = [item, item].into_iter().map(|i| std::borrow::Cow::Borrowed(&i[..]));
+    let items = [item, item].into_iter().map(|i| bytes::Bytes::from_static(i));
     let meta = br#"{"resourceVersion":"7","remainingItemCount":3}"#;
     let list = Kind::of("v1", "ConfigMap").unwrap().encode_list("v1", "ConfigMapList", meta, items).unwrap();
     let decoded = decode(&list).unwrap();
