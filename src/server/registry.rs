@@ -217,6 +217,25 @@ impl Registry {
         self.get_cached(resource, namespace, name)
     }
 
+    /// One object, from a state as fresh as is asked for.
+    ///
+    /// # Errors
+    /// 404; 504 for a revision that is not reached in time.
+    pub async fn get_at(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        at: At,
+    ) -> Result<Arc<Object>, Status> {
+        match at {
+            At::Consistent => self.caches.fresh().await?,
+            At::Any => 0,
+            At::NotOlderThan(r) | At::Exact(r) => self.caches.reached(r).await?,
+        };
+        self.get_cached(resource, namespace, name)
+    }
+
     /// One object, from whatever state is at hand.
     ///
     /// # Errors
