@@ -6,6 +6,7 @@ mod finalize;
 mod node_proxy;
 mod reviews;
 mod scale;
+mod selectors;
 mod token;
 
 use std::sync::Arc;
