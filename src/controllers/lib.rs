@@ -23,6 +23,8 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_control;
 pub mod pod_gc;
+pub mod pv_protection;
+pub mod pvc_protection;
 pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;
@@ -60,5 +62,7 @@ pub fn start(context: &Context) {
     token_cleaner::start(context);
     certificates::start(context);
     admission_policy_status::start(context);
+    pvc_protection::start(context);
+    pv_protection::start(context);
     garbage_collector::start(context);
 }

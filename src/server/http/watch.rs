@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::negotiate::{Accepted, Form};
 use super::respond::{self, IncludeObject, Reply};
+use crate::conversion::Conversions;
 use crate::registry::{Registry, Selection};
 use crate::request::Query;
 use crate::watch_cache::{self, CacheEvent, Change, Subscription};
@@ -54,6 +55,20 @@ impl Shape {
         }
     }
 
+    /// As [`Shape::of_event`], after the resource's webhook has made the object one of its version.
+    async fn converted(
+        &mut self,
+        conversions: &Conversions,
+        change: Change,
+        event: &CacheEvent,
+    ) -> Result<Bytes, Status> {
+        if self.resource.webhook().is_none() {
+            return Ok(self.of_event(change, event));
+        }
+        let converted = conversions.served(&self.resource, vec![event.object.clone()]).await?;
+        Ok(converted.iter().map(|o| self.of_object(change, o)).collect::<Vec<_>>().concat().into())
+    }
+
     fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
         let mut meta = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
@@ -72,6 +87,12 @@ impl Shape {
         };
         watch_cache::frame("BOOKMARK", body.to_string().as_bytes())
     }
+}
+
+/// Ends a watch with an error.
+async fn end(tx: &mpsc::Sender<Bytes>, s: &Status) {
+    // When nobody listens any more, nobody needs to be told.
+    let _ = tx.send(watch_cache::frame("ERROR", s.to_value().to_string().as_bytes())).await;
 }
 
 /// Where a watch starts.
@@ -174,6 +195,7 @@ pub async fn serve(
     };
     let (tx, rx) = mpsc::channel::<Bytes>(FRAMES);
     let registry_caches = registry.caches().clone();
+    let conversions = registry.conversions()?.clone();
     let resource = resource.clone();
     // The task ends with the connection: its sends fail once the body is dropped.
     tokio::spawn(async move {
@@ -181,11 +203,17 @@ pub async fn serve(
         tokio::pin!(deadline);
         if start.initial {
             let objects = std::mem::take(&mut subscription.objects);
-            for (key, object) in objects.range(Arc::from(prefix.as_str())..) {
-                if !key.starts_with(prefix.as_str()) {
-                    break;
-                }
-                if check.selects(&resource, object) && tx.send(shape.of_object(Change::Added, object)).await.is_err() {
+            let own = objects.range(Arc::from(prefix.as_str())..).take_while(|(key, _)| key.starts_with(&prefix));
+            let selected = own.map(|(_, object)| object).filter(|o| check.selects(&resource, o)).cloned();
+            let initial = match resource.webhook() {
+                None => selected.collect(),
+                Some(_) => match conversions.served(&resource, selected.collect()).await {
+                    Ok(converted) => converted,
+                    Err(s) => return end(&tx, &s).await,
+                },
+            };
+            for object in &initial {
+                if tx.send(shape.of_object(Change::Added, object)).await.is_err() {
                     return;
                 }
             }
@@ -194,7 +222,11 @@ pub async fn serve(
             }
         }
         for (change, event) in std::mem::take(&mut subscription.past) {
-            if tx.send(shape.of_event(change, &event)).await.is_err() {
+            let frame = match shape.converted(&conversions, change, &event).await {
+                Ok(frame) => frame,
+                Err(s) => return end(&tx, &s).await,
+            };
+            if tx.send(frame).await.is_err() {
                 return;
             }
         }
@@ -214,11 +246,13 @@ pub async fn serve(
                     shape.bookmark(revision, false)
                 }
                 next = subscription.live.recv() => match next {
-                    Some((change, event)) => shape.of_event(change, &event),
+                    Some((change, event)) => match shape.converted(&conversions, change, &event).await {
+                        Ok(frame) => frame,
+                        Err(s) => return end(&tx, &s).await,
+                    },
                     None => {
                         let s = Status::expired("the watch could not keep up with the changes and was closed");
-                        let _ = tx.send(watch_cache::frame("ERROR", s.to_value().to_string().as_bytes())).await;
-                        return;
+                        return end(&tx, &s).await;
                     }
                 },
             };

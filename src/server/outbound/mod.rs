@@ -141,7 +141,7 @@ fn told(e: hyper::Error) -> String {
     if e.is_incomplete_message() { "EOF".to_owned() } else { e.to_string() }
 }
 
-fn go_words(e: &std::io::Error) -> String {
+pub(crate) fn go_words(e: &std::io::Error) -> String {
     match e.kind() {
         std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         std::io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
@@ -173,7 +173,7 @@ fn system_roots() -> RootCertStore {
 }
 
 /// What is wrong with a certificate, in the words that administrators know.
-fn handshake_failure(e: &std::io::Error, host: &str) -> String {
+pub(crate) fn handshake_failure(e: &std::io::Error, host: &str) -> String {
     let inner = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     let why = match inner {
         Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {

@@ -1,4 +1,4 @@
-//! How a webhook is reached. A service is dialled at one of its endpoints, as the server's host
+//! How a webhook of any kind is reached. A service is dialled at one of its endpoints, as the server's host
 //! may have no rules for cluster addresses; its certificate must be for `<service>.<namespace>.svc`
 //! all the same.
 
@@ -19,7 +19,7 @@ use crate::service_endpoints;
 /// Where a webhook is, as it is declared.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ClientConfig {
+pub(crate) struct ClientConfig {
     url: Option<String>,
     service: Option<ServiceReference>,
     /// PEM in base64.
@@ -41,14 +41,14 @@ fn https_port() -> u16 {
 }
 
 /// Calls one webhook.
-pub(super) struct Client {
+pub(crate) struct Client {
     url: String,
     service: Option<ServiceReference>,
     connections: Result<Outbound, String>,
 }
 
 impl Client {
-    pub(super) fn new(config: ClientConfig) -> Client {
+    pub(crate) fn new(config: ClientConfig) -> Client {
         let url = match &config.service {
             Some(s) => format!("https://{}.{}.svc:{}/{}", s.name, s.namespace, s.port, s.path.trim_start_matches('/')),
             None => config.url.unwrap_or_default(),
@@ -57,7 +57,7 @@ impl Client {
     }
 
     /// Posts a review and reads the answer, all within `timeout`.
-    pub(super) async fn post(&self, server: &Arc<Server>, timeout: Duration, body: Bytes) -> Result<Bytes, String> {
+    pub(crate) async fn post(&self, server: &Arc<Server>, timeout: Duration, body: Bytes) -> Result<Bytes, String> {
         let url = format!("{}?timeout={}s", self.url, timeout.as_secs());
         let answered = tokio::time::timeout(timeout, self.exchange(server, &url, body)).await;
         let answered = answered.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
