@@ -4,6 +4,7 @@
 //! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
+//! * [`aggregation`] – API servers beside this one.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -16,6 +17,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission;
+pub mod aggregation;
 pub mod api_services;
 pub mod authn;
 pub mod authz;
@@ -85,6 +87,7 @@ pub struct Server {
     address: String,
     registry: Registry,
     table: served::Table,
+    aggregation: aggregation::Aggregation,
     authenticators: OnceLock<Vec<Arc<dyn Authenticator>>>,
     authorizers: OnceLock<Vec<Arc<dyn Authorizer>>>,
     tokens: Arc<Tokens>,
@@ -125,6 +128,7 @@ impl Server {
             address,
             registry: Registry::new(store, caches.clone()),
             table: served::Table::new(resources),
+            aggregation: Default::default(),
             authenticators: OnceLock::new(),
             authorizers: OnceLock::new(),
             tokens,
@@ -138,6 +142,8 @@ impl Server {
         let _ = server.authenticators.set(authn::authenticators(&server));
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
+        aggregation::availability::restore(&server)?;
+        aggregation::availability::start(&server, tasks, cancel);
         let (cancel, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             if let Err(s) = own.registry.caches().run(cancel.clone()).await {
@@ -172,6 +178,11 @@ impl Server {
     /// The table of what is served.
     pub fn table(&self) -> &served::Table {
         &self.table
+    }
+
+    /// The API servers beside this one.
+    pub fn aggregation(&self) -> &aggregation::Aggregation {
+        &self.aggregation
     }
 
     /// One served resource.

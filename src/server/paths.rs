@@ -44,9 +44,9 @@ impl Server {
             ["api"] if wants_aggregated(&call) => Ok(self.aggregated(true)),
             ["apis"] if wants_aggregated(&call) => Ok(self.aggregated(false)),
             ["api"] => Ok(respond::json(200, &discovery::legacy_versions(self.address()))),
-            ["apis"] => Ok(respond::json(200, &discovery::group_list(&resources))),
+            ["apis"] => Ok(respond::json(200, &discovery::group_list(&self.groups()))),
             ["api", version] => json_or_404(discovery::resource_list(&resources, "", version)),
-            ["apis", group] => json_or_404(discovery::group(&resources, group)),
+            ["apis", group] => json_or_404(discovery::group(&self.groups(), group)),
             ["apis", group, version] => json_or_404(discovery::resource_list(&resources, group, version)),
             ["cacerts"] => {
                 Ok(respond::bytes(200, "application/x-pem-file", self.pki().server_ca.certificate_pem.clone()))
@@ -57,13 +57,13 @@ impl Server {
             ["openapi", rest @ ..] => self.openapi(&call, rest),
             ["openid", "v1", "jwks"] => Ok(respond::bytes(200, "application/jwk-set+json", self.jwks().to_string())),
             [".well-known", "openid-configuration"] => Ok(respond::json(200, &self.openid_configuration())),
-            [""] => Ok(respond::json(200, &json!({"paths": paths(&resources)}))),
+            [""] => Ok(respond::json(200, &json!({"paths": paths(&self.groups())}))),
             _ => Err(Status::no_such_resource()),
         }
     }
 
     fn aggregated(&self, core: bool) -> Reply {
-        respond::bytes(200, AGGREGATED, discovery::aggregated(&self.resources(), core).to_string())
+        respond::bytes(200, AGGREGATED, discovery::aggregated(&self.groups(), &self.resources(), core).to_string())
     }
 
     fn openapi(&self, call: &Call, rest: &[&str]) -> Result<Reply, Status> {
@@ -151,7 +151,7 @@ fn version() -> Value {
     })
 }
 
-fn paths(resources: &[Arc<api::Resource>]) -> Vec<String> {
+fn paths(groups: &[discovery::Group]) -> Vec<String> {
     let mut list: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -168,10 +168,7 @@ fn paths(resources: &[Arc<api::Resource>]) -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    for r in resources.iter().filter(|r| !r.group.is_empty()) {
-        list.push(format!("/apis/{}", r.group));
-        list.push(format!("/apis/{}/{}", r.group, r.version));
-    }
+    list.extend(discovery::paths(groups));
     list.sort();
     list.dedup();
     list
