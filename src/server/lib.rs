@@ -8,6 +8,7 @@
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
+//! * [`encryption`] – secrets at rest.
 //! * [`service_endpoints`] – where services are dialled.  [`outbound`] – calls to webhooks and issuers.
 //! * [`forward`] – requests that are passed on.
 //! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
@@ -25,6 +26,7 @@ pub mod bootstrap;
 mod conversion;
 pub mod custom_resources;
 pub mod discovery;
+pub mod encryption;
 mod forward;
 pub mod http;
 pub mod join;
@@ -79,6 +81,10 @@ pub struct Config {
     pub node_ports: (u16, u16),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// What stored secrets are sealed with.
+    pub keyring: Arc<encryption::Keyring>,
+    /// Which admission plugins run.
+    pub admission: admission::Settings,
 }
 
 /// The API server, without its sockets.
@@ -118,7 +124,10 @@ impl Server {
         let mut prefixes: Vec<String> = resources.iter().filter(|r| r.stored).map(|r| storage::prefix(r)).collect();
         prefixes.sort();
         prefixes.dedup();
-        let caches = Caches::load(store.clone(), &prefixes).await?;
+        let storage = Arc::new(storage::Storage::new(store, config.keyring.clone()));
+        let caches = Caches::load(storage.clone(), &prefixes).await?;
+        // Only now is it known that what is stored needs no other key.
+        config.keyring.keep().map_err(|e| Status::internal_plain(e.to_string()))?;
         let address = match config.advertise_address {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
@@ -126,7 +135,7 @@ impl Server {
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
         let server = Arc::new(Server {
             address,
-            registry: Registry::new(store, caches.clone()),
+            registry: Registry::new(storage, caches.clone()),
             table: served::Table::new(resources),
             aggregation: Default::default(),
             authenticators: OnceLock::new(),
@@ -144,15 +153,20 @@ impl Server {
         custom_resources::start(&server, tasks, cancel);
         aggregation::availability::restore(&server)?;
         aggregation::availability::start(&server, tasks, cancel);
-        let (cancel, own) = (cancel.clone(), server.clone());
+        let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
+            let cancel = ended;
             if let Err(s) = own.registry.caches().run(cancel.clone()).await {
                 tracing::error!(error = %s, "the watch cache cannot follow the store; shutting down");
             }
             own.shutting_down.store(true, Ordering::Relaxed);
             cancel.cancel();
         });
-        Ok(server)
+        let settled = encryption::settle(server.registry.storage(), server.registry.caches());
+        match cancel.run_until_cancelled(settled).await {
+            Some(settled) => settled.map(|()| server.clone()),
+            None => Err(Status::unavailable("the server is shutting down")),
+        }
     }
 
     /// The configuration.

@@ -6,6 +6,8 @@
 //! Leaves live in memory: they are made at every start and renewed by a restart of nothing –
 //! the TLS configuration reads them through a resolver that [`Pki::renew`] feeds.
 
+mod signing;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
