@@ -16,7 +16,7 @@ pub mod trust;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use api::{Object, Status};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -140,6 +140,8 @@ pub struct Aggregation {
     table: ArcSwap<Table>,
     /// Held while the table is replaced.
     writer: std::sync::Mutex<()>,
+    /// Counts changes of what others say of themselves, and of who they are.
+    documents: AtomicU64,
 }
 
 impl Aggregation {
@@ -188,6 +190,16 @@ impl Aggregation {
         let mut table = Table::clone(&self.table.load());
         change(&mut table);
         self.table.store(Arc::new(table));
+        self.documents_changed();
+    }
+
+    /// Tells one state of what others say of themselves from all before it.
+    pub fn documents_number(&self) -> u64 {
+        self.documents.load(Ordering::Acquire)
+    }
+
+    fn documents_changed(&self) {
+        self.documents.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Takes in what an APIService says now.
@@ -207,6 +219,13 @@ impl Aggregation {
         }
         let rank = (spec.group_priority_minimum, spec.version_priority);
         let name = object.meta().name.clone();
+        let same = |r: &Registered| {
+            let (a, b) = (r.backend.as_ref().map(Arc::as_ptr), backend.as_ref().map(Arc::as_ptr));
+            r.name == name && r.rank == rank && a == b
+        };
+        if self.table.load().get(&key).is_some_and(same) {
+            return Ok(());
+        }
         self.change(|table| {
             table.insert(key, Registered { name, rank, backend });
         });

@@ -1,7 +1,7 @@
 //! The API server.
 //!
 //! * [`storage`], [`watch_cache`], [`registry`] – objects over the store, in memory, and the one pipeline.
-//! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
+//! * [`request`], [`http`], [`paths`], [`discovery`], [`openapi`], [`subresources`] – what travels over HTTP.
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
 //! * [`aggregation`] – API servers beside this one.
@@ -31,6 +31,7 @@ mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
+pub mod openapi;
 mod outbound;
 pub mod paths;
 pub mod pki;
@@ -94,6 +95,7 @@ pub struct Server {
     registry: Registry,
     table: served::Table,
     aggregation: aggregation::Aggregation,
+    documents: openapi::Documents,
     authenticators: OnceLock<Vec<Arc<dyn Authenticator>>>,
     authorizers: OnceLock<Vec<Arc<dyn Authorizer>>>,
     tokens: Arc<Tokens>,
@@ -138,6 +140,7 @@ impl Server {
             registry: Registry::new(storage, caches.clone()),
             table: served::Table::new(resources),
             aggregation: Default::default(),
+            documents: Default::default(),
             authenticators: OnceLock::new(),
             authorizers: OnceLock::new(),
             tokens,
@@ -197,6 +200,11 @@ impl Server {
     /// The API servers beside this one.
     pub fn aggregation(&self) -> &aggregation::Aggregation {
         &self.aggregation
+    }
+
+    /// The OpenAPI documents that are in demand.
+    pub fn documents(&self) -> &openapi::Documents {
+        &self.documents
     }
 
     /// One served resource.

@@ -6,13 +6,12 @@ use api::Status;
 use client::encryption::PATH as ENCRYPTION_PATH;
 use client::join::JOIN_PATH;
 use http::Method;
-use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH};
+use http::header::ACCEPT;
 use serde_json::{Value, json};
-use sha2::Digest;
 
 use crate::http::respond::{self, Reply};
 use crate::http::{Call, RequestBody, read_body};
-use crate::{Server, discovery};
+use crate::{Server, discovery, openapi};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
@@ -45,8 +44,8 @@ impl Server {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let json_or_404 = |v: Option<Value>| v.map(|v| respond::json(200, &v)).ok_or_else(Status::no_such_resource);
         match parts.as_slice() {
-            ["api"] if wants_aggregated(&call) => Ok(self.aggregated(true)),
-            ["apis"] if wants_aggregated(&call) => Ok(self.aggregated(false)),
+            ["api"] if wants_aggregated(&call) => Ok(self.aggregated(&call, true)),
+            ["apis"] if wants_aggregated(&call) => Ok(self.aggregated(&call, false)),
             ["api"] => Ok(respond::json(200, &discovery::legacy_versions(self.address()))),
             ["apis"] => Ok(respond::json(200, &discovery::group_list(&self.groups()))),
             ["api", version] => json_or_404(discovery::resource_list(&resources, "", version)),
@@ -58,7 +57,7 @@ impl Server {
             ["version"] => Ok(respond::json(200, &version())),
             ["healthz" | "livez" | "readyz", rest @ ..] => Ok(self.health(parts[0], rest, &call)),
             ["metrics"] => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics_text())),
-            ["openapi", rest @ ..] => self.openapi(&call, rest),
+            ["openapi", rest @ ..] => self.openapi(call, rest).await,
             ["openid", "v1", "jwks"] => Ok(respond::bytes(200, "application/jwk-set+json", self.jwks().to_string())),
             [".well-known", "openid-configuration"] => Ok(respond::json(200, &self.openid_configuration())),
             [""] => Ok(respond::json(200, &json!({"paths": paths(&self.groups())}))),
@@ -66,46 +65,9 @@ impl Server {
         }
     }
 
-    fn aggregated(&self, core: bool) -> Reply {
-        respond::bytes(200, AGGREGATED, discovery::aggregated(&self.groups(), &self.resources(), core).to_string())
-    }
-
-    fn openapi(&self, call: &Call, rest: &[&str]) -> Result<Reply, Status> {
-        let resources = self.resources();
-        match rest {
-            ["v2"] => {
-                let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-                let v2 = api::openapi::v2_with(&resources, &self.table().current().schemas);
-                if accept.contains("com.github.proto-openapi.spec.v2") {
-                    let body = api::openapi::v2_protobuf(&v2);
-                    return Ok(respond::bytes(200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", body));
-                }
-                Ok(respond::json(200, &v2))
-            }
-            ["v3"] => Ok(respond::json(200, &api::openapi::v3_index_with(&resources, &self.table().current().schemas))),
-            ["v3", "api", version] => self.openapi_v3(call, "", version),
-            ["v3", "apis", group, version] => self.openapi_v3(call, group, version),
-            _ => Err(Status::no_such_resource()),
-        }
-    }
-
-    fn openapi_v3(&self, call: &Call, group: &str, version: &str) -> Result<Reply, Status> {
-        let served = self.table().current();
-        if !served.resources.iter().any(|r| r.group == group && r.version == version) {
-            return Err(Status::no_such_resource());
-        }
-        let body = api::openapi::v3_with(group, version, &served.resources, &served.schemas).to_string();
-        let tag = format!("\"{}\"", hex(&sha2::Sha256::digest(&body)));
-        let known = call.parts.headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-        let mut reply = if known == Some(tag.as_str()) {
-            respond::bytes(304, "application/json", "")
-        } else {
-            respond::bytes(200, "application/json", body)
-        };
-        if let Ok(v) = HeaderValue::from_str(&tag) {
-            reply.headers_mut().insert(ETAG, v);
-        }
-        Ok(reply)
+    fn aggregated(&self, call: &Call, core: bool) -> Reply {
+        let body = discovery::aggregated(&self.groups(), &self.resources(), core).to_string();
+        openapi::tagged(call, AGGREGATED, &openapi::tag_of(&body), || body.into())
     }
 
     fn health(&self, endpoint: &str, rest: &[&str], call: &Call) -> Reply {
@@ -132,10 +94,6 @@ impl Server {
         text += &format!("{endpoint} check {}\n", if failed { "failed" } else { "passed" });
         respond::bytes(code, "text/plain; charset=utf-8", text)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02X}")).collect()
 }
 
 fn version() -> Value {

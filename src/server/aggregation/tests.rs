@@ -234,7 +234,7 @@ async fn a_request_is_passed_on_with_who_makes_it() {
 }
 
 #[tokio::test]
-async fn discovery_and_openapi_show_what_others_serve() {
+async fn discovery_shows_what_others_serve() {
     let (t, _) = started().await;
     let (_, groups) = t.http("GET", "/apis", "", &Value::Null).await;
     let names: Vec<&str> = groups["groups"].as_array().unwrap().iter().map(|g| g["name"].as_str().unwrap()).collect();
@@ -255,6 +255,19 @@ async fn discovery_and_openapi_show_what_others_serve() {
         "verbs": ["get", "list", "watch", "delete"],
         "subresources": [{"subresource": "status", "responseKind": kind, "verbs": ["get"]}]}]}])
     );
+}
+
+#[tokio::test]
+async fn openapi_shows_what_others_say() {
+    let (t, _) = started().await;
+    let (_, index) = t.http("GET", "/openapi/v3", "", &Value::Null).await;
+    let url = index["paths"]["apis/flowers.example.org/v1"]["serverRelativeURL"].as_str().unwrap();
+    assert_eq!(url, "/openapi/v3/apis/flowers.example.org/v1?hash=ABC");
+    let (_, document) = t.http("GET", url, "", &Value::Null).await;
+    assert!(document["paths"]["/apis/flowers.example.org/v1/flowers"].is_object(), "{document}");
+    let (_, v2) = t.http("GET", "/openapi/v2", "", &Value::Null).await;
+    assert!(v2["paths"]["/apis/flowers.example.org/v1/flowers"]["get"].is_object());
+    assert!(v2["paths"]["/api/v1/pods"].is_object());
 }
 
 #[tokio::test]
