@@ -1,9 +1,10 @@
 //! The API server.
 //!
 //! * [`storage`], [`watch_cache`], [`registry`] – objects over the store, in memory, and the one pipeline.
-//! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
+//! * [`request`], [`http`], [`paths`], [`discovery`], [`openapi`], [`subresources`] – what travels over HTTP.
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
+//! * [`aggregation`] – API servers beside this one.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -17,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission;
+pub mod aggregation;
 pub mod api_services;
 pub mod authn;
 pub mod authz;
@@ -29,6 +31,7 @@ mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
+pub mod openapi;
 mod outbound;
 pub mod paths;
 pub mod pki;
@@ -89,6 +92,8 @@ pub struct Server {
     address: String,
     registry: Registry,
     table: served::Table,
+    aggregation: aggregation::Aggregation,
+    documents: openapi::Documents,
     authorizers: OnceLock<authz::Chain>,
     tokens: Arc<Tokens>,
     pki: Arc<pki::Pki>,
@@ -131,6 +136,8 @@ impl Server {
             address,
             registry: Registry::new(storage, caches.clone()),
             table: served::Table::new(resources),
+            aggregation: Default::default(),
+            documents: Default::default(),
             authorizers: OnceLock::new(),
             tokens,
             pki,
@@ -142,6 +149,8 @@ impl Server {
         let _ = server.authorizers.set(authz::Chain::usual(&server));
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
+        aggregation::availability::restore(&server)?;
+        aggregation::availability::start(&server, tasks, cancel);
         let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             let cancel = ended;
@@ -181,6 +190,16 @@ impl Server {
     /// The table of what is served.
     pub fn table(&self) -> &served::Table {
         &self.table
+    }
+
+    /// The API servers beside this one.
+    pub fn aggregation(&self) -> &aggregation::Aggregation {
+        &self.aggregation
+    }
+
+    /// The OpenAPI documents that are in demand.
+    pub fn documents(&self) -> &openapi::Documents {
+        &self.documents
     }
 
     /// One served resource.

@@ -27,6 +27,7 @@ use self::negotiate::{Accepted, Media};
 use self::respond::{IncludeObject, Reply};
 use crate::Server;
 use crate::admission::Warnings;
+use crate::aggregation;
 use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
 use crate::request::{Query, RequestInfo, User, single_name};
 use crate::subresources;
@@ -102,6 +103,9 @@ impl Server {
         let warnings = Arc::<Warnings>::default();
         let mut call = Call { parts, query, info, user, warnings: warnings.clone() };
         check_timeout(&call)?;
+        if let Some(backend) = self.aggregation().backend_of(&call.info.path) {
+            return Ok(aggregation::proxy::serve(self, call, &backend, body).await);
+        }
         if !call.info.is_resource {
             return self.serve_path(call, body).await;
         }
