@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use client::Informers;
 use client::tls::{self, Current};
+use controllers::certificates::signer::{Authority, CertificateSigner};
 use ipnet::IpNet;
 use server::authn::join_tokens::JoinSecrets;
 use server::pki::{LEAF_LIFETIME, Pki, Usage};
@@ -266,10 +267,24 @@ async fn renewal(renewed: Renewed, cancel: CancellationToken) {
     }
 }
 
+/// The server's authorities, as the controllers sign with them.
+#[derive(Debug)]
+struct Authorities(Arc<Pki>);
+
+impl CertificateSigner for Authorities {
+    fn sign(&self, by: Authority, request: &[u8], usages: &[String], lifetime: Duration) -> Result<String, String> {
+        let authority = match by {
+            Authority::Clients => &self.0.client_ca,
+            Authority::Kubelets => &self.0.kubelet_ca,
+        };
+        authority.sign_as_requested(request, usages, lifetime).map_err(|e| e.to_string())
+    }
+}
+
 fn start_controllers(
     flags: &Flags,
     api: &Arc<server::Server>,
-    pki: &Pki,
+    pki: &Arc<Pki>,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) {
@@ -289,6 +304,7 @@ fn start_controllers(
             node_cidr_mask: flags.node_cidr_mask_size,
             root_ca_pem: pki.server_ca.certificate_pem.clone(),
             node_monitor_grace: Duration::from_secs(flags.node_monitor_grace_period),
+            certificate_signer: Arc::new(Authorities(pki.clone())),
         }),
     };
     controllers::start(&context);

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission_policy_status;
+pub mod certificates;
 pub mod cluster_roles;
 pub mod daemonset;
 pub mod deployment;
@@ -55,6 +56,7 @@ pub fn start(context: &Context) {
     taint_eviction::start(context);
     pod_gc::start(context);
     token_cleaner::start(context);
+    certificates::start(context);
     admission_policy_status::start(context);
     garbage_collector::start(context);
 }

@@ -3,10 +3,12 @@
 //! * [`storage`], [`watch_cache`], [`registry`] – objects over the store, in memory, and the one pipeline.
 //! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
+//! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
-//! * [`service_endpoints`] – where services are dialled.
+//! * [`service_endpoints`] – where services are dialled.  [`outbound`] – calls to webhooks and issuers.
+//! * [`forward`] – requests that are passed on.
 //! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
 //!
 //! Knows nothing of controllers, scheduler or agent.
@@ -18,11 +20,14 @@ pub mod api_services;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+mod conversion;
 pub mod custom_resources;
 pub mod discovery;
+mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
+mod outbound;
 pub mod paths;
 pub mod pki;
 pub mod registry;
@@ -35,6 +40,7 @@ pub mod subresources;
 #[cfg(test)]
 mod testing;
 pub mod watch_cache;
+mod webhook_client;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -126,6 +132,7 @@ impl Server {
             shutting_down: AtomicBool::new(false),
             config,
         });
+        server.registry.set_conversions(Arc::new(conversion::Conversions::new(Arc::downgrade(&server))));
         server.registry.set_admission(admission::plugins(&server));
         let _ = server.authorizers.set(authz::authorizers(&server));
         let _ = server.authenticators.set(authn::authenticators(&server));

@@ -7,6 +7,7 @@
 mod api;
 mod apply;
 mod corruption;
+mod csr;
 mod custom_resources;
 mod durability;
 mod hosts;

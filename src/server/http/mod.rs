@@ -224,6 +224,7 @@ impl Server {
             "get" => {
                 let at = list_options::get_position(&call.query)?;
                 let o = self.registry().get_at(&resource, &i.namespace, &i.name, at).await?;
+                let o = self.registry().conversions()?.served_one(&resource, o).await?;
                 Ok(respond::object(200, accepted, &resource, &o, include))
             }
             "list" => self.list(&call, &resource, accepted, include).await,
@@ -236,7 +237,8 @@ impl Server {
             "create" | "update" | "patch" => {
                 let written = self.write(&call, &resource, &body).await?;
                 let code = if written.created { 201 } else { 200 };
-                let mut reply = respond::object(code, accepted, &resource, &written.object, include);
+                let object = self.registry().conversions()?.served_one(&resource, written.object).await?;
+                let mut reply = respond::object(code, accepted, &resource, &object, include);
                 respond::warn(&mut reply, &written.warnings);
                 Ok(reply)
             }
@@ -244,7 +246,11 @@ impl Server {
                 let options = self.delete_options(&call, &body)?;
                 let ctx = self.write_context(&call)?;
                 let deleted = self.registry().delete(&ctx, &resource, &i.namespace, &i.name, &options).await?;
-                Ok(delete_reply(&deleted, &resource, accepted, include))
+                if let Some(gone) = delete_reply(&deleted, &resource) {
+                    return Ok(gone);
+                }
+                let object = self.registry().conversions()?.served_one(&resource, deleted.object().clone()).await?;
+                Ok(respond::object(200, accepted, &resource, &object, include))
             }
             "deletecollection" => self.delete_collection(&call, &resource, &body, accepted).await,
             _ => Err(Status::method_not_allowed()),
@@ -278,11 +284,12 @@ impl Server {
         let selection = self.selection(call, resource)?;
         let prefix = selection.key_prefix();
         let position = options.position(&prefix)?;
-        let page = self
+        let mut page = self
             .registry()
             .list(resource, &selection, position.at, position.limit, position.start.as_deref())
             .await
             .map_err(|s| list_options::gone(s, &position, &prefix))?;
+        page.items = self.registry().conversions()?.served(resource, page.items).await?;
         let token = list_options::continue_token(&page, &prefix);
         Ok(respond::list(accepted, resource, &page, &token, include))
     }
@@ -403,7 +410,7 @@ impl Server {
                 Err(s) => return Err(s),
             }
         }
-        page.items = items;
+        page.items = self.registry().conversions()?.served(resource, items).await?;
         Ok(respond::list(accepted, resource, &page, "", IncludeObject::Metadata))
     }
 }
@@ -419,17 +426,17 @@ fn check_timeout(call: &Call) -> Result<(), Status> {
     }
 }
 
-fn delete_reply(deleted: &Deleted, resource: &Resource, accepted: Accepted, include: IncludeObject) -> Reply {
+/// What is told of an object that is gone; `None` where that is the object.
+fn delete_reply(deleted: &Deleted, resource: &Resource) -> Option<Reply> {
     match deleted {
         Deleted::Gone(o) if !resource.strategy.returns_deleted() => {
             let m = o.meta();
-            respond::json(
-                200,
-                &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details":
-                    details(resource, &m.name, &m.uid)}),
-            )
+            let details = details(resource, &m.name, &m.uid);
+            let status =
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+            Some(respond::json(200, &status))
         }
-        d => respond::object(200, accepted, resource, d.object(), include),
+        _ => None,
     }
 }
 
