@@ -4,6 +4,7 @@
 //! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
+//! * [`flow_control`] – who is served when all cannot be.  [`metrics`] – what is counted.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -23,10 +24,12 @@ pub mod bootstrap;
 mod conversion;
 pub mod custom_resources;
 pub mod discovery;
+pub mod flow_control;
 mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
+pub mod metrics;
 mod outbound;
 pub mod paths;
 pub mod pki;
@@ -75,6 +78,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Node ports, first and last.
     pub node_ports: (u16, u16),
+    /// How many requests that read, and that write, are served at once.
+    pub requests_inflight: (u32, u32),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
 }
@@ -87,6 +92,7 @@ pub struct Server {
     table: served::Table,
     authenticators: OnceLock<Vec<Arc<dyn Authenticator>>>,
     authorizers: OnceLock<Vec<Arc<dyn Authorizer>>>,
+    flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
     pki: Arc<pki::Pki>,
     shutting_down: AtomicBool,
@@ -127,6 +133,9 @@ impl Server {
             table: served::Table::new(resources),
             authenticators: OnceLock::new(),
             authorizers: OnceLock::new(),
+            flow_control: flow_control::FlowControl::new(
+                (config.requests_inflight.0 + config.requests_inflight.1).into(),
+            ),
             tokens,
             pki,
             shutting_down: AtomicBool::new(false),
@@ -180,6 +189,11 @@ impl Server {
     /// 404.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Result<Arc<Resource>, Status> {
         self.table.current().resource(group, version, plural)
+    }
+
+    /// Flow control.
+    pub fn flow_control(&self) -> &flow_control::FlowControl {
+        &self.flow_control
     }
 
     /// The authenticators in order.

@@ -114,7 +114,16 @@ impl Server {
 
     async fn route(self: &Arc<Self>, arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
         let user = self.identify(&arrival.parts).await?;
-        self.route_as(user, arrival, body).await
+        let admitted = match self.flow_control().admit(self, &user, &arrival.info, &arrival.query).await {
+            Ok(admitted) => admitted,
+            Err(refused) => return Ok(refused),
+        };
+        // Of a watch, only the beginning takes a seat: that of its answer.
+        let mut reply = self.route_as(user, arrival, body).await.unwrap_or_else(|s| respond::status(&s));
+        if let Some(admitted) = admitted {
+            admitted.mark(&mut reply);
+        }
+        Ok(reply)
     }
 
     async fn route_as(self: &Arc<Self>, user: User, arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
