@@ -5,6 +5,7 @@
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
 //! * [`aggregation`] – API servers beside this one.
+//! * [`flow_control`] – who is served when all cannot be.  [`metrics`] – what is counted.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -27,10 +28,12 @@ mod conversion;
 pub mod custom_resources;
 pub mod discovery;
 pub mod encryption;
+pub mod flow_control;
 mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
+pub mod metrics;
 pub mod openapi;
 mod outbound;
 pub mod paths;
@@ -78,6 +81,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Node ports, first and last.
     pub node_ports: (u16, u16),
+    /// How many requests that read, and that write, are served at once.
+    pub requests_inflight: (u32, u32),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
     /// What stored secrets are sealed with.
@@ -95,6 +100,7 @@ pub struct Server {
     aggregation: aggregation::Aggregation,
     documents: openapi::Documents,
     authorizers: OnceLock<authz::Chain>,
+    flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
     pki: Arc<pki::Pki>,
     shutting_down: AtomicBool,
@@ -139,6 +145,9 @@ impl Server {
             aggregation: Default::default(),
             documents: Default::default(),
             authorizers: OnceLock::new(),
+            flow_control: flow_control::FlowControl::new(
+                (config.requests_inflight.0 + config.requests_inflight.1).into(),
+            ),
             tokens,
             pki,
             shutting_down: AtomicBool::new(false),
@@ -208,6 +217,11 @@ impl Server {
     /// 404.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Result<Arc<Resource>, Status> {
         self.table.current().resource(group, version, plural)
+    }
+
+    /// Flow control.
+    pub fn flow_control(&self) -> &flow_control::FlowControl {
+        &self.flow_control
     }
 
     /// The authorizers; nobody may do anything before they are set.

@@ -1,8 +1,9 @@
 //! HTTP: from a request to the registry and back.
 //!
-//! * [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
+//! * [`deadline`] – how long it may take; [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
 //! * here – the chain identity → authorization → dispatch, and the verbs.
 
+pub mod deadline;
 pub mod encoding;
 pub mod list_options;
 pub mod negotiate;
@@ -39,6 +40,21 @@ const MANAGER_MAX: usize = 128;
 
 /// Largest request body that is read, as upstream.
 const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// A request as it came, before anybody knows whose it is.
+struct Arrival {
+    parts: Parts,
+    query: Query,
+    info: RequestInfo,
+}
+
+impl Arrival {
+    fn of(parts: Parts) -> Arrival {
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
+        Arrival { parts, query, info }
+    }
+}
 
 /// A request on its way through the handlers.
 #[derive(Debug)]
@@ -78,31 +94,43 @@ impl Server {
     pub async fn serve(self: &Arc<Self>, request: Request<RequestBody>) -> Reply {
         let (parts, body) = request.into_parts();
         let wishes = encoding::Wishes::of(&parts.headers);
-        let reply = self.route(parts, body).await.unwrap_or_else(|s| respond::status(&s));
+        let arrival = Arrival::of(parts);
+        let limit = deadline::of(&arrival.query, &arrival.info);
+        let server = self.clone();
+        let answer = async move { server.route(arrival, body).await.unwrap_or_else(|s| respond::status(&s)) };
+        let reply = match limit {
+            Ok(Some(limit)) => deadline::within(limit, answer).await,
+            Ok(None) => answer.await,
+            Err(s) => respond::status(&s),
+        };
         wishes.fulfil(reply).await
     }
 
     /// Serves a request of a user that is known already: a caller in the same process.
     pub async fn serve_as(self: &Arc<Self>, user: User, request: Request<RequestBody>) -> Reply {
         let (parts, body) = request.into_parts();
-        match self.route_as(user, parts, body).await {
-            Ok(reply) => reply,
-            Err(s) => respond::status(&s),
+        self.route_as(user, Arrival::of(parts), body).await.unwrap_or_else(|s| respond::status(&s))
+    }
+
+    async fn route(self: &Arc<Self>, mut arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
+        let user = self.identify(&mut arrival.parts).await?;
+        let admitted = match self.flow_control().admit(self, &user, &arrival.info, &arrival.query).await {
+            Ok(admitted) => admitted,
+            Err(refused) => return Ok(refused),
+        };
+        // Of a watch, only the beginning takes a seat: that of its answer.
+        let mut reply = self.route_as(user, arrival, body).await.unwrap_or_else(|s| respond::status(&s));
+        if let Some(admitted) = admitted {
+            admitted.mark(&mut reply);
         }
+        Ok(reply)
     }
 
-    async fn route(self: &Arc<Self>, mut parts: Parts, body: RequestBody) -> Result<Reply, Status> {
-        let user = self.identify(&mut parts).await?;
-        self.route_as(user, parts, body).await
-    }
-
-    async fn route_as(self: &Arc<Self>, user: User, parts: Parts, body: RequestBody) -> Result<Reply, Status> {
-        let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
+    async fn route_as(self: &Arc<Self>, user: User, arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
+        let Arrival { parts, query, info } = arrival;
         self.authorize(&user, &info).await?;
         let warnings = Arc::<Warnings>::default();
         let mut call = Call { parts, query, info, user, warnings: warnings.clone() };
-        check_timeout(&call)?;
         if let Some(backend) = self.aggregation().backend_of(&call.info.path) {
             return Ok(aggregation::proxy::serve(self, call, &backend, body).await);
         }
@@ -350,17 +378,6 @@ impl Server {
         }
         page.items = self.registry().conversions()?.served(resource, items).await?;
         Ok(respond::list(accepted, resource, &page, "", IncludeObject::Metadata))
-    }
-}
-
-/// A timeout in the URL must be one; streams have a meaning of their own for it.
-fn check_timeout(call: &Call) -> Result<(), Status> {
-    let stream = call.info.verb == "watch" || subresources::is_connect(&call.info.subresource);
-    match call.query.get("timeout").filter(|t| !stream && !t.is_empty()) {
-        Some(t) if api::time::go_duration(t).is_none() => Err(Status::bad_request(format!(
-            "invalid timeout specified in the request URL - time: invalid duration {t:?}"
-        ))),
-        _ => Ok(()),
     }
 }
 
