@@ -83,6 +83,8 @@ pub struct Flags {
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,
     #[command(flatten)]
+    audit: super::audit::Flags,
+    #[command(flatten)]
     agent: node::Flags,
     /// Log more.
     #[arg(long, env = "SAMPAN_DEBUG")]
@@ -177,6 +179,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         cluster_domain: flags.cluster_domain.clone(),
         node_ports: flags.service_node_port_range,
         join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
+        audit: flags.audit.config(&data),
         keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
         admission,
     };

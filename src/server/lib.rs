@@ -4,6 +4,7 @@
 //! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
+//! * [`audit`] – what is recorded of requests.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -18,6 +19,7 @@
 
 pub mod admission;
 pub mod api_services;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -77,6 +79,8 @@ pub struct Config {
     pub node_ports: (u16, u16),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// What is recorded of requests, and where.
+    pub audit: audit::Config,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
     /// Which admission plugins run.
@@ -91,6 +95,7 @@ pub struct Server {
     table: served::Table,
     authorizers: OnceLock<authz::Chain>,
     tokens: Arc<Tokens>,
+    audit: Arc<audit::Audit>,
     pki: Arc<pki::Pki>,
     shutting_down: AtomicBool,
 }
@@ -126,6 +131,10 @@ impl Server {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
         };
+        let audit = audit::Audit::start(&config.audit, tasks, cancel).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+            Status::internal_plain(format!("{e}{cause}"))
+        })?;
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
         let server = Arc::new(Server {
             address,
@@ -133,6 +142,7 @@ impl Server {
             table: served::Table::new(resources),
             authorizers: OnceLock::new(),
             tokens,
+            audit: Arc::new(audit),
             pki,
             shutting_down: AtomicBool::new(false),
             config,
@@ -199,6 +209,11 @@ impl Server {
     /// Service account tokens.
     pub fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
+    }
+
+    /// What is recorded of requests.
+    pub fn audit(&self) -> &Arc<audit::Audit> {
+        &self.audit
     }
 
     /// Keys and certificates.

@@ -7,6 +7,7 @@ pub mod negotiate;
 pub mod respond;
 pub mod watch;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use api::codec::Decoded;
@@ -15,6 +16,7 @@ use api::{Resource, Status, Subresource};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use bytes::Bytes;
+use futures::FutureExt;
 use http::Request;
 use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
@@ -24,10 +26,13 @@ use self::negotiate::Accepted;
 use self::respond::{IncludeObject, Reply};
 use crate::Server;
 use crate::admission::Warnings;
+use crate::audit::{self, Record};
 use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
 use crate::request::{Query, RequestInfo, User};
 use crate::subresources;
 
+/// What a client is told whose request ended in a panic; the log has the rest.
+pub const PANICKED: &str = "This request caused apiserver to panic. Look in the logs for details.";
 /// Server-side apply.
 const APPLY: &str = "application/apply-patch+yaml";
 /// Longest name of a field manager.
@@ -49,6 +54,8 @@ pub struct Call {
     pub user: User,
     /// What admission warns of; the reply carries it, whatever comes of the request.
     pub warnings: Arc<Warnings>,
+    /// Where the request is recorded, if it is.
+    pub audit: Option<Arc<Record>>,
 }
 
 /// The request's body type: anything hyper or a test brings.
@@ -57,33 +64,53 @@ pub type RequestBody = axum::body::Body;
 impl Server {
     /// Serves one request.
     pub async fn serve(self: &Arc<Self>, request: Request<RequestBody>) -> Reply {
-        let (parts, body) = request.into_parts();
-        match self.route(parts, body).await {
+        let (mut parts, body) = request.into_parts();
+        let id = audit::name(&mut parts);
+        let mut reply = match self.route(parts, body).await {
             Ok(reply) => reply,
             Err(s) => respond::status(&s),
-        }
+        };
+        audit::show_name(&mut reply, id);
+        reply
     }
 
     /// Serves a request of a user that is known already: a caller in the same process.
     pub async fn serve_as(self: &Arc<Self>, user: User, request: Request<RequestBody>) -> Reply {
         let (parts, body) = request.into_parts();
-        match self.route_as(user, parts, body).await {
-            Ok(reply) => reply,
-            Err(s) => respond::status(&s),
-        }
-    }
-
-    async fn route(self: &Arc<Self>, mut parts: Parts, body: RequestBody) -> Result<Reply, Status> {
-        let user = self.identify(&mut parts).await?;
         self.route_as(user, parts, body).await
     }
 
-    async fn route_as(self: &Arc<Self>, user: User, parts: Parts, body: RequestBody) -> Result<Reply, Status> {
+    async fn route(self: &Arc<Self>, mut parts: Parts, body: RequestBody) -> Result<Reply, Status> {
+        match self.identify(&mut parts).await {
+            Ok(user) => Ok(self.route_as(user, parts, body).await),
+            Err(s) => {
+                self.audit().unidentified(&parts, &s).await;
+                Err(s)
+            }
+        }
+    }
+
+    async fn route_as(self: &Arc<Self>, user: User, parts: Parts, body: RequestBody) -> Reply {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        self.authorize(&user, &info).await?;
-        let warnings = Arc::<Warnings>::default();
-        let mut call = Call { parts, query, info, user, warnings: warnings.clone() };
+        let audit = self.audit().begin(&user, &info, &parts).await;
+        let long = is_long(&info);
+        let call = Call { parts, query, info, user, warnings: Arc::default(), audit: audit.clone() };
+        let served = AssertUnwindSafe(self.dispatch(call, body)).catch_unwind().await;
+        let Some(record) = audit else {
+            let panicked = |_| Err(Status::internal_plain(PANICKED));
+            return served.unwrap_or_else(panicked).unwrap_or_else(|s| respond::status(&s));
+        };
+        let Ok(reply) = served else { return record.panicked() };
+        let reply = reply.unwrap_or_else(|s| {
+            record.failed(&s);
+            respond::status(&s)
+        });
+        record.answer(reply, long).await
+    }
+
+    async fn dispatch(self: &Arc<Self>, mut call: Call, body: RequestBody) -> Result<Reply, Status> {
+        self.authorize_recorded(&call.user, &call.info, call.audit.as_deref()).await?;
         check_timeout(&call)?;
         if !call.info.is_resource {
             return self.serve_path(call, body).await;
@@ -97,11 +124,20 @@ impl Server {
             return subresources::connect(self, call, &resource, body).await;
         }
         let body = read_body(body).await?;
+        if let Some(record) = &call.audit {
+            record.request(&body, |b| decode_tree(&call, b).ok());
+        }
         // A field selector on the name is for authorization only.
         if matches!(call.info.verb.as_str(), "list" | "watch" | "deletecollection") {
             call.info.name.clear();
         }
-        let mut reply = self.verb(call, resource, body).await.unwrap_or_else(|s| respond::status(&s));
+        let (warnings, record) = (call.warnings.clone(), call.audit.clone());
+        let mut reply = self.verb(call, resource, body).await.unwrap_or_else(|s| {
+            if let Some(r) = &record {
+                r.failed(&s);
+            }
+            respond::status(&s)
+        });
         respond::warn(&mut reply, &warnings.all());
         Ok(reply)
     }
@@ -155,6 +191,9 @@ impl Server {
             }
             "create" | "update" | "patch" => {
                 let written = self.write(&call, &resource, &body).await?;
+                if let Some(record) = &call.audit {
+                    record.names(&written.object);
+                }
                 let code = if written.created { 201 } else { 200 };
                 let object = self.registry().conversions()?.served_one(&resource, written.object).await?;
                 let mut reply = respond::object(code, accepted, &resource, &object, include);
@@ -216,6 +255,7 @@ impl Server {
     pub fn write_context(&self, call: &Call) -> Result<WriteContext, Status> {
         let mut ctx = WriteContext::new(call.user.clone());
         ctx.warnings = call.warnings.clone();
+        ctx.audit = call.audit.clone();
         ctx.field_validation = match call.query.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
             Some("Ignore") => FieldValidation::Ignore,
@@ -328,6 +368,11 @@ impl Server {
         page.items = self.registry().conversions()?.served(resource, items).await?;
         Ok(respond::list(accepted, resource, &page, "", IncludeObject::Metadata))
     }
+}
+
+/// Whether the answer to a request takes as long as its client likes.
+fn is_long(info: &RequestInfo) -> bool {
+    info.verb == "watch" || info.subresource == "proxy" || subresources::is_connect(&info.subresource)
 }
 
 /// A timeout in the URL must be one; streams have a meaning of their own for it.
