@@ -89,6 +89,8 @@ pub struct Flags {
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,
     #[command(flatten)]
+    audit: super::audit::Flags,
+    #[command(flatten)]
     agent: node::Flags,
     /// Log more.
     #[arg(long, env = "SAMPAN_DEBUG")]
@@ -187,6 +189,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         node_ports: flags.service_node_port_range,
         requests_inflight: (flags.max_requests_inflight, flags.max_mutating_requests_inflight),
         join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
+        audit: flags.audit.config(&data),
         keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
         admission,
     };

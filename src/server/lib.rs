@@ -6,6 +6,7 @@
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
 //! * [`aggregation`] – API servers beside this one.
 //! * [`flow_control`] – who is served when all cannot be.  [`metrics`] – what is counted.
+//! * [`audit`] – what is recorded of requests.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -21,6 +22,7 @@
 pub mod admission;
 pub mod aggregation;
 pub mod api_services;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -85,6 +87,8 @@ pub struct Config {
     pub requests_inflight: (u32, u32),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// What is recorded of requests, and where.
+    pub audit: audit::Config,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
     /// Which admission plugins run.
@@ -102,6 +106,7 @@ pub struct Server {
     authorizers: OnceLock<authz::Chain>,
     flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
+    audit: Arc<audit::Audit>,
     pki: Arc<pki::Pki>,
     shutting_down: AtomicBool,
 }
@@ -137,6 +142,10 @@ impl Server {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
         };
+        let audit = audit::Audit::start(&config.audit, tasks, cancel).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+            Status::internal_plain(format!("{e}{cause}"))
+        })?;
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
         let server = Arc::new(Server {
             address,
@@ -149,6 +158,7 @@ impl Server {
                 (config.requests_inflight.0 + config.requests_inflight.1).into(),
             ),
             tokens,
+            audit: Arc::new(audit),
             pki,
             shutting_down: AtomicBool::new(false),
             config,
@@ -232,6 +242,11 @@ impl Server {
     /// Service account tokens.
     pub fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
+    }
+
+    /// What is recorded of requests.
+    pub fn audit(&self) -> &Arc<audit::Audit> {
+        &self.audit
     }
 
     /// Keys and certificates.
