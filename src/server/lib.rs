@@ -89,6 +89,7 @@ pub struct Server {
     config: Config,
     address: String,
     registry: Registry,
+    metrics: metrics::Metrics,
     table: served::Table,
     authenticators: OnceLock<Vec<Arc<dyn Authenticator>>>,
     authorizers: OnceLock<Vec<Arc<dyn Authorizer>>>,
@@ -127,9 +128,11 @@ impl Server {
             IpAddr::V4(a) => format!("{a}:{}", config.port),
         };
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
+        let registry = Registry::new(store, caches.clone());
         let server = Arc::new(Server {
             address,
-            registry: Registry::new(store, caches.clone()),
+            metrics: metrics::Metrics { admission: registry.admission_times().clone(), ..Default::default() },
+            registry,
             table: served::Table::new(resources),
             authenticators: OnceLock::new(),
             authorizers: OnceLock::new(),
@@ -242,35 +245,9 @@ impl Server {
         })
     }
 
-    /// The metrics in the text exposition format.
-    pub fn metrics_text(&self) -> String {
-        let caches = self.registry.caches();
-        let mut text = String::from(
-            "# HELP apiserver_storage_objects Number of stored objects at the time of last check split by kind.\n\
-             # TYPE apiserver_storage_objects gauge\n",
-        );
-        let mut watchers = String::from(
-            "# HELP apiserver_longrunning_requests Gauge of all active long-running apiserver requests.\n\
-             # TYPE apiserver_longrunning_requests gauge\n",
-        );
-        for r in self.resources().iter().filter(|r| r.stored) {
-            let Some(cache) = caches.get(&storage::prefix(r)) else { continue };
-            let name = api::status::qualified(&r.group, &r.plural);
-            text += &format!("apiserver_storage_objects{{resource={name:?}}} {}\n", cache.objects().len());
-            let n = cache.watchers();
-            if n > 0 {
-                watchers += &format!(
-                    "apiserver_longrunning_requests{{group={:?},resource={:?},verb=\"WATCH\",version={:?}}} {n}\n",
-                    r.group, r.plural, r.version
-                );
-            }
-        }
-        text + &watchers
-            + &format!(
-                "# HELP sampan_store_revision The revision of the latest write that the watch cache shows.\n\
-                 # TYPE sampan_store_revision gauge\nsampan_store_revision {}\n",
-                caches.applied()
-            )
+    /// What is counted.
+    pub fn metrics(&self) -> &metrics::Metrics {
+        &self.metrics
     }
 
     /// Whether the server is about to end.

@@ -14,6 +14,7 @@ mod review;
 mod tests;
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use api::Status;
 use async_trait::async_trait;
@@ -27,6 +28,7 @@ use super::dynamic::matching::Shown;
 use super::dynamic::request::Request;
 use super::{Admission, Attributes, alive};
 use crate::Server;
+use crate::metrics::admission::{Answer, Phase};
 
 /// The webhooks of all `MutatingWebhookConfiguration`s.
 pub(super) struct Mutating {
@@ -50,7 +52,7 @@ impl Mutating {
     ) -> Result<(), Status> {
         let Some(shown) = hook.matches(server, a, Some(object), old).await? else { return Ok(()) };
         let request = Request { attributes: a, shown: shown.clone(), object: Some(object), old };
-        let answer = match hook.ask(server, &request).await {
+        let answer = match asked(server, hook, Phase::Admit, &request).await {
             Ok(answer) => answer,
             Err(failure) => return settle(hook, failure),
         };
@@ -126,20 +128,41 @@ impl Admission for Validating {
         }
         let server = alive(&self.server)?;
         let configurations = self.hooks.all(&server)?;
-        let mut asked = Vec::new();
+        let mut about = Vec::new();
         for hook in configurations.iter().flat_map(|c| c.iter()) {
             if let Some(shown) = hook.matches(&server, a, object, old).await? {
-                asked.push((hook, Request { attributes: a, shown, object, old }));
+                about.push((hook, Request { attributes: a, shown, object, old }));
             }
         }
-        let answers = join_all(asked.iter().map(|(hook, request)| hook.ask(&server, request))).await;
-        for ((hook, _), answer) in asked.iter().zip(answers) {
+        let answers =
+            join_all(about.iter().map(|(hook, request)| asked(&server, hook, Phase::Validate, request))).await;
+        for ((hook, _), answer) in about.iter().zip(answers) {
             if let Err(failure) = answer {
                 settle(hook, failure)?;
             }
         }
         Ok(())
     }
+}
+
+/// Asks a webhook, and counts how that went.
+async fn asked(
+    server: &Arc<Server>,
+    hook: &Hook,
+    phase: Phase,
+    request: &Request<'_>,
+) -> Result<Option<review::Answer>, Failure> {
+    let begun = Instant::now();
+    let answer = hook.ask(server, request).await;
+    let outcome = match &answer {
+        Ok(_) => Answer::Allowed,
+        Err(Failure::Refused(s)) => Answer::Refused(s.code),
+        Err(Failure::Call(_)) if hook.ignores_failures => Answer::Ignored,
+        Err(Failure::Call(_)) => Answer::Failed,
+    };
+    let operation = request.attributes.operation;
+    server.metrics().admission.webhook(&hook.name, phase, operation, outcome, begun.elapsed());
+    answer
 }
 
 /// What a failure of a webhook means for the write.
