@@ -100,6 +100,7 @@ pub struct Server {
     config: Config,
     address: String,
     registry: Registry,
+    metrics: metrics::Metrics,
     table: served::Table,
     aggregation: aggregation::Aggregation,
     documents: openapi::Documents,
@@ -147,9 +148,11 @@ impl Server {
             Status::internal_plain(format!("{e}{cause}"))
         })?;
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
+        let registry = Registry::new(storage, caches.clone());
         let server = Arc::new(Server {
             address,
-            registry: Registry::new(storage, caches.clone()),
+            metrics: metrics::Metrics { admission: registry.admission_times().clone(), ..Default::default() },
+            registry,
             table: served::Table::new(resources),
             aggregation: Default::default(),
             documents: Default::default(),
@@ -280,35 +283,9 @@ impl Server {
         })
     }
 
-    /// The metrics in the text exposition format.
-    pub fn metrics_text(&self) -> String {
-        let caches = self.registry.caches();
-        let mut text = String::from(
-            "# HELP apiserver_storage_objects Number of stored objects at the time of last check split by kind.\n\
-             # TYPE apiserver_storage_objects gauge\n",
-        );
-        let mut watchers = String::from(
-            "# HELP apiserver_longrunning_requests Gauge of all active long-running apiserver requests.\n\
-             # TYPE apiserver_longrunning_requests gauge\n",
-        );
-        for r in self.resources().iter().filter(|r| r.stored) {
-            let Some(cache) = caches.get(&storage::prefix(r)) else { continue };
-            let name = api::status::qualified(&r.group, &r.plural);
-            text += &format!("apiserver_storage_objects{{resource={name:?}}} {}\n", cache.objects().len());
-            let n = cache.watchers();
-            if n > 0 {
-                watchers += &format!(
-                    "apiserver_longrunning_requests{{group={:?},resource={:?},verb=\"WATCH\",version={:?}}} {n}\n",
-                    r.group, r.plural, r.version
-                );
-            }
-        }
-        text + &watchers
-            + &format!(
-                "# HELP sampan_store_revision The revision of the latest write that the watch cache shows.\n\
-                 # TYPE sampan_store_revision gauge\nsampan_store_revision {}\n",
-                caches.applied()
-            )
+    /// What is counted.
+    pub fn metrics(&self) -> &metrics::Metrics {
+        &self.metrics
     }
 
     /// Whether the server is about to end.
