@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::lock::Lock;
-use super::{kubeconfig, node, process};
+use super::{auth, kubeconfig, node, process};
 
 /// Flags of `sampan server`. Names and meanings are k3s's where k3s has the flag.
 #[derive(Debug, clap::Args)]
@@ -79,6 +79,8 @@ pub struct Flags {
     /// An `AdmissionConfiguration`: what the admission plugins are configured with.
     #[arg(long, env = "SAMPAN_ADMISSION_CONTROL_CONFIG_FILE")]
     admission_control_config_file: Option<PathBuf>,
+    #[command(flatten)]
+    auth: auth::Flags,
     /// Run no workloads on this machine.
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,
@@ -179,6 +181,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
         keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
         admission,
+        authentication: flags.auth.authentication()?,
     };
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;

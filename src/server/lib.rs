@@ -33,6 +33,7 @@ mod outbound;
 pub mod paths;
 pub mod pki;
 pub mod registry;
+mod reloaded;
 pub mod request;
 pub mod served;
 pub mod service_endpoints;
@@ -79,6 +80,8 @@ pub struct Config {
     pub join_secrets: authn::join_tokens::JoinSecrets,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
+    /// How callers are known, beside certificates and service accounts.
+    pub authentication: authn::Settings,
     /// Which admission plugins run.
     pub admission: admission::Settings,
 }
@@ -89,6 +92,7 @@ pub struct Server {
     address: String,
     registry: Registry,
     table: served::Table,
+    authentication: authn::Authentication,
     authorizers: OnceLock<authz::Chain>,
     tokens: Arc<Tokens>,
     pki: Arc<pki::Pki>,
@@ -131,6 +135,7 @@ impl Server {
             address,
             registry: Registry::new(storage, caches.clone()),
             table: served::Table::new(resources),
+            authentication: authn::Authentication::new(&config)?,
             authorizers: OnceLock::new(),
             tokens,
             pki,
@@ -142,6 +147,7 @@ impl Server {
         let _ = server.authorizers.set(authz::Chain::usual(&server));
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
+        authn::follow(&server, tasks, cancel)?;
         let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             let cancel = ended;
@@ -189,6 +195,11 @@ impl Server {
     /// 404.
     pub fn resource(&self, group: &str, version: &str, plural: &str) -> Result<Arc<Resource>, Status> {
         self.table.current().resource(group, version, plural)
+    }
+
+    /// How callers are known.
+    pub(crate) fn authentication(&self) -> &authn::Authentication {
+        &self.authentication
     }
 
     /// The authorizers; nobody may do anything before they are set.

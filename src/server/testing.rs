@@ -45,6 +45,7 @@ impl Testing {
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
             admission: crate::admission::Settings::default(),
+            authentication: crate::authn::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());
