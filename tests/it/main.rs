@@ -6,6 +6,7 @@
 
 mod api;
 mod apply;
+mod authn;
 mod corruption;
 mod csr;
 mod custom_resources;
