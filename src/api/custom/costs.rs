@@ -42,12 +42,13 @@ fn shape(schema: &Value) -> (Shape, u64) {
         "object" if is_object(&schema["additionalProperties"]) => {
             let (value, least) = shape(&schema["additionalProperties"]);
             let most = number(schema, "maxProperties").unwrap_or((REQUEST - 2) / (least + 6));
-            (Shape::Map(most, Rc::new(Shape::Text(REQUEST - 2)), Rc::new(value)), 2)
+            // Keys are declared without a length.
+            (Shape::Map(most, Rc::new(Shape::Text(0)), Rc::new(value)), 2)
         }
         "object" => object(schema),
         "string" => string(schema),
-        "boolean" => (Shape::Scalar, 4),
-        "integer" | "number" => (Shape::Scalar, 1),
+        "boolean" => (Shape::Declared, 4),
+        "integer" | "number" => (Shape::Declared, 1),
         _ => (Shape::Any(u64::MAX), 1),
     }
 }
@@ -125,7 +126,7 @@ fn node(schema: &Value, path: &str, times: Option<u64>, total: &mut Total, error
             total.all = total.all.saturating_add(cost);
             if cost >= SCHEMA_LIMIT / 100 {
                 total.most.push((cost, at));
-                total.most.sort_by(|a, b| b.0.cmp(&a.0));
+                total.most.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
                 total.most.truncate(NAMED);
             }
         }
@@ -261,6 +262,19 @@ mod tests {
         schema["properties"]["x"]["maxItems"] = 10.into();
         schema["properties"]["x"]["items"]["maxItems"] = 10.into();
         assert_eq!(said(&schema), Vec::<String>::new());
+    }
+
+    #[test]
+    fn declared_sizes_count_and_fields_have_their_escaped_names() {
+        let name = json!({"type": "string", "maxLength": 63});
+        let item = json!({"type": "object", "properties": {"namespace": name, "n": {"type": "integer"}}});
+        let rule = "self.all(a, self.exists_one(b, a.__namespace__ == b.__namespace__ && a.n == b.n))";
+        let list =
+            json!({"type": "array", "maxItems": 32, "items": item, "x-kubernetes-validations": [{"rule": rule}]});
+        assert_eq!(said(&json!({"type": "object", "properties": {"l": list}})), Vec::<String>::new());
+        let keys = json!({"type": "object", "maxProperties": 8, "additionalProperties": name,
+            "x-kubernetes-validations": [{"rule": "self.all(k, k.matches('^[a-z]+$'))"}]});
+        assert_eq!(said(&keys), Vec::<String>::new());
     }
 
     #[test]
