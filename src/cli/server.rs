@@ -320,6 +320,7 @@ fn start_controllers(
             cluster_cidr: flags.cluster_cidr,
             node_cidr_mask: flags.node_cidr_mask_size,
             root_ca_pem: pki.server_ca.certificate_pem.clone(),
+            cluster_authentication: server::authn::front_proxy::told_to_extensions(pki),
             node_monitor_grace: Duration::from_secs(flags.node_monitor_grace_period),
             certificate_signer: Arc::new(Authorities(pki.clone())),
         }),

@@ -4,7 +4,7 @@
 //!   and [`Client`], the typed convenience over it.
 //! * [`wire`] – how lists and watches stand on the wire.
 //! * [`tls`] – certificates that are replaced in use, and whom to trust.  [`join`] – how a machine
-//!   becomes a node.  [`private_file`] – files with secrets.
+//!   becomes a node.  [`private_file`] – files with secrets.  [`dirwatch`] – files that change.
 //! * [`informer`] – list + watch with an indexed cache, shared between its users.
 //! * [`workqueue`] – de-duplicating, rate-limited queue of keys.
 //! * [`events`] – records Events.
@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
+pub mod dirwatch;
 pub mod encryption;
 pub mod events;
 pub mod https;

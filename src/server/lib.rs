@@ -57,9 +57,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authn::Authenticator;
 use crate::authn::tokens::Tokens;
-use crate::authz::Authorizer;
 use crate::registry::Registry;
 use crate::watch_cache::Caches;
 
@@ -96,8 +94,7 @@ pub struct Server {
     table: served::Table,
     aggregation: aggregation::Aggregation,
     documents: openapi::Documents,
-    authenticators: OnceLock<Vec<Arc<dyn Authenticator>>>,
-    authorizers: OnceLock<Vec<Arc<dyn Authorizer>>>,
+    authorizers: OnceLock<authz::Chain>,
     tokens: Arc<Tokens>,
     pki: Arc<pki::Pki>,
     shutting_down: AtomicBool,
@@ -141,7 +138,6 @@ impl Server {
             table: served::Table::new(resources),
             aggregation: Default::default(),
             documents: Default::default(),
-            authenticators: OnceLock::new(),
             authorizers: OnceLock::new(),
             tokens,
             pki,
@@ -150,8 +146,7 @@ impl Server {
         });
         server.registry.set_conversions(Arc::new(conversion::Conversions::new(Arc::downgrade(&server))));
         server.registry.set_admission(admission::plugins(&server));
-        let _ = server.authorizers.set(authz::authorizers(&server));
-        let _ = server.authenticators.set(authn::authenticators(&server));
+        let _ = server.authorizers.set(authz::Chain::usual(&server));
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
         aggregation::availability::restore(&server)?;
@@ -215,14 +210,9 @@ impl Server {
         self.table.current().resource(group, version, plural)
     }
 
-    /// The authenticators in order.
-    pub fn authenticators(&self) -> &[Arc<dyn Authenticator>] {
-        self.authenticators.get().map(Vec::as_slice).unwrap_or_default()
-    }
-
-    /// The authorizers in order.
-    pub fn authorizers(&self) -> &[Arc<dyn Authorizer>] {
-        self.authorizers.get().map(Vec::as_slice).unwrap_or_default()
+    /// The authorizers; nobody may do anything before they are set.
+    pub(crate) fn authorizers(&self) -> Option<&authz::Chain> {
+        self.authorizers.get()
     }
 
     /// Service account tokens.
@@ -295,10 +285,5 @@ impl Server {
     /// Whether the server is about to end.
     pub fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Relaxed)
-    }
-
-    /// What RBAC allows a user in a namespace: the status of a SelfSubjectRulesReview.
-    pub fn rules_of(self: &Arc<Self>, user: &request::User, namespace: &str) -> Value {
-        authz::rbac::rules_of(self, user, namespace)
     }
 }

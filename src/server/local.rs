@@ -14,7 +14,6 @@ use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use crate::Server;
-use crate::authz;
 use crate::http::respond::Reply;
 use crate::http::watch::{Start, subscribe};
 use crate::registry::{At, DeleteOptions, Selection, WriteContext};
@@ -71,17 +70,12 @@ impl Local {
     }
 
     /// A list or watch of one name is authorized for that name, as over HTTP.
-    fn authorized_to_read_many(&self, verb: &str, gvr: &Gvr, params: &ListParams) -> Result<(), Status> {
+    async fn authorized_to_read_many(&self, verb: &str, gvr: &Gvr, params: &ListParams) -> Result<(), Status> {
         let name = crate::request::single_name(&params.field_selector).unwrap_or_default();
         let info = self.info(verb, gvr, &params.namespace, &name, "");
-        self.authorized(&RequestInfo { field_selector: params.field_selector.clone(), ..info })
-    }
-
-    fn authorized(&self, info: &RequestInfo) -> Result<(), Status> {
-        match authz::decide(self.server.authorizers(), &self.user, info) {
-            authz::Decision::Allow => Ok(()),
-            authz::Decision::Deny(r) | authz::Decision::NoOpinion(r) => Err(authz::forbidden(&self.user, info, &r)),
-        }
+        let selectors = (params.field_selector.clone(), params.label_selector.clone());
+        let info = RequestInfo { field_selector: selectors.0, label_selector: selectors.1, ..info };
+        self.server.authorize(&self.user, &info).await
     }
 
     /// Subresources and virtual resources have their own handlers: the call goes through the
@@ -165,7 +159,8 @@ impl client::Api for Local {
         if !plain {
             return self.through_http(call).await;
         }
-        self.authorized(&self.info(verb_name(call.verb), &call.gvr, &call.namespace, &call.name, &call.subresource))?;
+        let info = self.info(verb_name(call.verb), &call.gvr, &call.namespace, &call.name, &call.subresource);
+        self.server.authorize(&self.user, &info).await?;
         let ctx = WriteContext::new(self.user.clone());
         let registry = self.server.registry();
         let (ns, name, sub) = (call.namespace.as_str(), call.name.as_str(), call.subresource.as_str());
@@ -212,7 +207,7 @@ impl client::Api for Local {
             return wire::list(&self.raw_get(&wire::collection(gvr, params, &[])).await?);
         }
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized_to_read_many("list", gvr, params)?;
+        self.authorized_to_read_many("list", gvr, params).await?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         // Informers page nothing in process: the objects are shared, not copied.
         let at = match params.resource_version.as_str() {
@@ -229,7 +224,7 @@ impl client::Api for Local {
             return self.watch_elsewhere(gvr, params).await;
         }
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized_to_read_many("watch", gvr, params)?;
+        self.authorized_to_read_many("watch", gvr, params).await?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         let after = params.resource_version.parse().unwrap_or(0);
         let start = Start { after, initial: after == 0, mark_end: false };

@@ -198,6 +198,8 @@ struct Feed<'a> {
 }
 
 /// Why a watch ends before its time.
+// Failures are rare: a box would cost more to read than it saves.
+#[allow(clippy::large_enum_variant)]
 enum Ended {
     /// Nobody reads the stream any more.
     Unread,
