@@ -125,17 +125,29 @@ fn share(size: u64, share: u64) -> u64 {
 /// An upper bound of what an expression costs, given how large its variables may be. Of what else
 /// it makes, `unknown` is taken to be the size.
 pub fn bound(expression: &Syntax, variables: &[(&str, Rc<Shape>)], unknown: u64) -> u64 {
-    let variables = variables.iter().map(|(n, s)| ((*n).to_owned(), s.clone())).collect();
-    Estimate { variables, unknown, depth: 0 }.of(expression).cost
+    Estimate::new(variables, unknown).of(expression).cost
+}
+
+/// The first field that an expression names and that what it is of does not declare.
+pub fn undefined_field(expression: &Syntax, variables: &[(&str, Rc<Shape>)]) -> Option<String> {
+    let mut estimate = Estimate::new(variables, u64::MAX);
+    estimate.of(expression);
+    estimate.undefined
 }
 
 struct Estimate {
     variables: Vec<(String, Rc<Shape>)>,
     unknown: u64,
     depth: usize,
+    undefined: Option<String>,
 }
 
 impl Estimate {
+    fn new(variables: &[(&str, Rc<Shape>)], unknown: u64) -> Estimate {
+        let variables = variables.iter().map(|(n, s)| ((*n).to_owned(), s.clone())).collect();
+        Estimate { variables, unknown, depth: 0, undefined: None }
+    }
+
     fn any(&self) -> Rc<Shape> {
         Rc::new(Shape::Any(self.unknown))
     }
@@ -172,8 +184,8 @@ impl Estimate {
             Expr::Select(select) => {
                 let operand = self.of(&select.operand);
                 let cost = operand.cost.saturating_add(1);
-                let shape = if select.test { scalar } else { self.field(&operand.shape, Some(&select.field)) };
-                Part { cost, shape }
+                let field = self.declared(&operand.shape, &select.field);
+                Part { cost, shape: if select.test { scalar } else { field } }
             }
             Expr::List(list) => {
                 let parts: Vec<Part> = list.elements.iter().map(|e| self.of(e)).collect();
@@ -197,6 +209,17 @@ impl Estimate {
             Expr::Comprehension(c) => self.comprehension(c),
             Expr::Call(call) => self.call(call),
         }
+    }
+
+    /// What a field is; one that an object does not have is noted.
+    fn declared(&mut self, of: &Shape, name: &str) -> Rc<Shape> {
+        if let Shape::Object(fields) = of
+            && !fields.contains_key(name)
+            && !fields.keys().any(|k| escaped(k) == name)
+        {
+            self.undefined.get_or_insert_with(|| name.to_owned());
+        }
+        self.field(of, Some(name))
     }
 
     /// What a field, or an entry of an unknown name, is.
@@ -265,7 +288,7 @@ impl Estimate {
         if let (operators::OPT_SELECT | operators::OPT_INDEX, [of, _]) = (call.func_name.as_str(), parts.as_slice())
             && let Some(Expr::Literal(LiteralValue::String(name))) = call.args.last().map(|a| &a.expr)
         {
-            shape = self.field(&of.shape, Some(name.inner()));
+            shape = self.declared(&of.shape, name.inner());
         }
         Part { cost: arguments.saturating_add(own), shape }
     }

@@ -8,7 +8,7 @@ use kube_cel::cel::parser::{Expression as Syntax, Parser};
 use serde_json::Value;
 
 use super::{text, texts};
-use crate::cel::cost::{CALL_LIMIT, OBJECT_BUDGET, Shape, bound};
+use crate::cel::cost::{CALL_LIMIT, OBJECT_BUDGET, Shape, bound, undefined_field};
 use crate::field::{ErrorList, FieldError};
 
 /// What one rule may cost in one object.
@@ -64,7 +64,20 @@ fn object(schema: &Value) -> (Shape, u64) {
         }
         fields.insert(name.clone(), Rc::new(field));
     }
-    (Shape::Object(fields), least)
+    let own = Shape::Object(fields);
+    (if schema["x-kubernetes-embedded-resource"] == true { with_metadata(own) } else { own }, least)
+}
+
+/// What every resource has, whatever its schema says.
+fn with_metadata(own: Shape) -> Shape {
+    let Shape::Object(mut fields) = own else { return own };
+    let text = || Rc::new(Shape::Text(REQUEST - 2));
+    for name in ["apiVersion", "kind"] {
+        fields.entry(name.to_owned()).or_insert_with(text);
+    }
+    let metadata = ["name", "generateName"].map(|n| (n.to_owned(), text()));
+    fields.insert("metadata".to_owned(), Rc::new(Shape::Object(metadata.into())));
+    Shape::Object(fields)
 }
 
 fn string(schema: &Value) -> (Shape, u64) {
@@ -89,6 +102,8 @@ fn rules(schema: &Value) -> impl Iterator<Item = (usize, &Value)> {
 }
 
 struct Total {
+    /// Whether nothing has been looked at yet.
+    at_root: bool,
     all: u64,
     /// The most expensive rules, and where they are.
     most: Vec<(u64, String)>,
@@ -96,7 +111,7 @@ struct Total {
 
 /// Checks that the rules of a schema cannot cost too much.
 pub(super) fn check(schema: &Value, path: &str, errors: &mut ErrorList) {
-    let mut total = Total { all: 0, most: Vec::new() };
+    let mut total = Total { at_root: true, all: 0, most: Vec::new() };
     node(schema, path, Some(1), &mut total, errors);
     if total.all > SCHEMA_LIMIT {
         for (_, path) in &total.most {
@@ -110,16 +125,22 @@ pub(super) fn check(schema: &Value, path: &str, errors: &mut ErrorList) {
 
 /// `times`: how often the place may occur in one object; `None` without a bound.
 fn node(schema: &Value, path: &str, times: Option<u64>, total: &mut Total, errors: &mut ErrorList) {
+    let root = std::mem::replace(&mut total.at_root, false);
     for (i, rule) in rules(schema) {
         let (own, least) = shape(schema);
-        let variables = variables(own);
+        let variables = variables(if root { with_metadata(own) } else { own });
         let times = times.unwrap_or(REQUEST / (least + 1));
         for (field, what, often) in
             [("rule", "estimated rule cost", times), ("messageExpression", "estimated messageExpression cost", 1)]
         {
             let Some(syntax) = parse(&text(&rule[field])).filter(|_| rule[field].is_string()) else { continue };
-            let cost = bound(&syntax, &variables, u64::MAX).saturating_mul(often);
             let at = format!("{path}.x-kubernetes-validations[{i}].{field}");
+            if let Some(name) = undefined_field(&syntax, &variables) {
+                let (said, rule) = (format!("compilation failed: undefined field '{name}'"), text(&rule[field]));
+                errors.push(FieldError::invalid(at, rule, said));
+                continue;
+            }
+            let cost = bound(&syntax, &variables, u64::MAX).saturating_mul(often);
             if cost > RULE_LIMIT {
                 errors.push(FieldError::forbidden(at.clone(), exceeds(what, cost, RULE_LIMIT)));
             }
@@ -167,7 +188,7 @@ pub(super) struct Budget(Option<Value>);
 impl Budget {
     /// The budget of a schema; its rules need none where they cannot exceed it.
     pub(super) fn of(schema: &Value) -> Budget {
-        let mut total = Total { all: 0, most: Vec::new() };
+        let mut total = Total { at_root: true, all: 0, most: Vec::new() };
         node(schema, "", Some(1), &mut total, &mut ErrorList::new());
         // No rule costs more than all of them together.
         Budget((total.all > CALL_LIMIT).then(|| schema.clone()))
@@ -262,6 +283,28 @@ mod tests {
         schema["properties"]["x"]["maxItems"] = 10.into();
         schema["properties"]["x"]["items"]["maxItems"] = 10.into();
         assert_eq!(said(&schema), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_rule_names_declared_fields_only() {
+        let schema = |rule: &str| {
+            json!({"type": "object", "x-kubernetes-validations": [{"rule": rule}], "properties": {
+                "spec": {"type": "object", "properties": {"x": {"type": "integer"}, "a-b": {"type": "integer"}}},
+                "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+                "open": {"type": "string", "x-kubernetes-int-or-string": true}}})
+        };
+        for good in [
+            "self.spec.x == 1 && self.spec.a__dash__b == 2",
+            "self.metadata.name == 'a' && self.kind == 'b'",
+            "has(self.map.z) && self.map.z == 1",
+            "self.?spec.?x.orValue(1) == 1",
+        ] {
+            assert_eq!(said(&schema(good)), Vec::<String>::new(), "{good}");
+        }
+        for bad in ["self.spec.z == 100", "has(self.spec.z)", "self.metadata.labels.z == 'a'"] {
+            let told = said(&schema(bad));
+            assert!(told[0].contains("compilation failed: undefined field '"), "{bad}: {told:?}");
+        }
     }
 
     #[test]
