@@ -6,18 +6,26 @@ mod api_service;
 mod batch;
 mod cells;
 mod certificate;
+mod claim;
 mod cluster;
 mod config;
 mod container;
 mod limits;
 mod networking;
 mod node;
+mod placement;
 mod pod;
 mod pod_aspects;
 mod pod_spec;
+mod pod_update;
+mod pod_warnings;
 mod rbac;
 mod rows;
+mod rules;
+mod security;
 mod service;
+mod storage;
+mod volume;
 mod workload;
 
 use std::sync::Arc;
@@ -66,14 +74,14 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("networking.k8s.io", "ServiceCIDR") => Arc::new(rows::Row(rows::service_cidr)),
         ("", "LimitRange") => Arc::new(limits::LimitRange),
         ("", "ResourceQuota") => Arc::new(limits::ResourceQuota),
-        ("", "PersistentVolume") => Arc::new(rows::Row(rows::persistent_volume)),
-        ("", "PersistentVolumeClaim") => Arc::new(rows::Row(rows::persistent_volume_claim)),
-        ("storage.k8s.io", "StorageClass") => Arc::new(rows::Row(rows::storage_class)),
-        ("storage.k8s.io", "VolumeAttachment") => Arc::new(rows::Row(rows::volume_attachment)),
-        ("storage.k8s.io", "VolumeAttributesClass") => Arc::new(rows::Row(rows::volume_attributes_class)),
-        ("storage.k8s.io", "CSINode") => Arc::new(rows::Row(rows::csi_node)),
-        ("storage.k8s.io", "CSIDriver") => Arc::new(rows::Row(rows::csi_driver)),
-        ("storage.k8s.io", "CSIStorageCapacity") => Arc::new(rows::Row(rows::csi_storage_capacity)),
+        ("", "PersistentVolume") => Arc::new(claim::PersistentVolume),
+        ("", "PersistentVolumeClaim") => Arc::new(claim::PersistentVolumeClaim),
+        ("storage.k8s.io", "StorageClass") => Arc::new(storage::StorageClass),
+        ("storage.k8s.io", "VolumeAttachment") => Arc::new(storage::VolumeAttachment),
+        ("storage.k8s.io", "VolumeAttributesClass") => Arc::new(storage::VolumeAttributesClass),
+        ("storage.k8s.io", "CSINode") => Arc::new(storage::CsiNode),
+        ("storage.k8s.io", "CSIDriver") => Arc::new(storage::CsiDriver),
+        ("storage.k8s.io", "CSIStorageCapacity") => Arc::new(storage::CsiStorageCapacity),
         ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => {
             Arc::new(admissionregistration::WebhookConfiguration { mutating: false })
         }
