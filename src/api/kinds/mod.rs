@@ -3,6 +3,7 @@
 
 mod admissionregistration;
 mod api_service;
+mod autoscaler;
 mod batch;
 mod cells;
 mod certificate;
@@ -10,6 +11,7 @@ mod claim;
 mod cluster;
 mod config;
 mod container;
+mod devices;
 mod limits;
 mod networking;
 mod node;
@@ -24,6 +26,8 @@ mod rows;
 mod rules;
 mod security;
 mod service;
+mod service_rules;
+mod small;
 mod storage;
 mod volume;
 mod workload;
@@ -66,12 +70,12 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => Arc::new(rbac::Role),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => Arc::new(rbac::Binding),
         ("certificates.k8s.io", "CertificateSigningRequest") => Arc::new(certificate::CertificateSigningRequest),
-        ("autoscaling", "HorizontalPodAutoscaler") => Arc::new(rows::Row(rows::horizontal_pod_autoscaler)),
+        ("autoscaling", "HorizontalPodAutoscaler") => Arc::new(autoscaler::HorizontalPodAutoscaler),
         ("networking.k8s.io", "Ingress") => Arc::new(networking::Ingress),
-        ("networking.k8s.io", "IngressClass") => Arc::new(rows::Row(rows::ingress_class)),
+        ("networking.k8s.io", "IngressClass") => Arc::new(small::IngressClass),
         ("networking.k8s.io", "NetworkPolicy") => Arc::new(networking::NetworkPolicy),
-        ("networking.k8s.io", "IPAddress") => Arc::new(rows::Row(rows::ip_address)),
-        ("networking.k8s.io", "ServiceCIDR") => Arc::new(rows::Row(rows::service_cidr)),
+        ("networking.k8s.io", "IPAddress") => Arc::new(small::IpAddress),
+        ("networking.k8s.io", "ServiceCIDR") => Arc::new(small::ServiceCidr),
         ("", "LimitRange") => Arc::new(limits::LimitRange),
         ("", "ResourceQuota") => Arc::new(limits::ResourceQuota),
         ("", "PersistentVolume") => Arc::new(claim::PersistentVolume),
@@ -92,7 +96,11 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
             Arc::new(admissionregistration::PolicyBinding)
         }
-        ("node.k8s.io", "RuntimeClass") => Arc::new(rows::Row(rows::runtime_class)),
+        ("node.k8s.io", "RuntimeClass") => Arc::new(small::RuntimeClass),
+        ("resource.k8s.io", "ResourceClaim") => Arc::new(devices::ResourceClaim),
+        ("resource.k8s.io", "ResourceClaimTemplate") => Arc::new(devices::ResourceClaimTemplate),
+        ("resource.k8s.io", "DeviceClass") => Arc::new(devices::DeviceClass),
+        ("resource.k8s.io", "ResourceSlice") => Arc::new(devices::ResourceSlice),
         _ => Arc::new(Plain),
     }
 }

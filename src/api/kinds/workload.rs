@@ -83,7 +83,7 @@ fn template(spec: &Value, kind: &str, errors: &mut ErrorList) {
 }
 
 /// A number, or a percentage of at most 100.
-fn share(v: &Value, field: &str, bounded: bool, errors: &mut ErrorList) {
+pub(super) fn share(v: &Value, field: &str, bounded: bool, errors: &mut ErrorList) {
     let Some(s) = v.as_str() else {
         if let Some(n) = v.as_i64().filter(|n| *n < 0) {
             errors.push(FieldError::invalid(field, n, "must be greater than or equal to 0"));
