@@ -7,6 +7,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission_policy_status;
+pub mod certificates;
+pub mod cluster_authentication;
 pub mod cluster_roles;
 pub mod daemonset;
 pub mod deployment;
@@ -51,12 +53,14 @@ pub fn start(context: &Context) {
     namespace::start(context);
     service_account::start(context);
     root_ca::start(context);
+    cluster_authentication::start(context);
     cluster_roles::start(context);
     node_ipam::start(context);
     node_lifecycle::start(context);
     taint_eviction::start(context);
     pod_gc::start(context);
     token_cleaner::start(context);
+    certificates::start(context);
     admission_policy_status::start(context);
     pvc_protection::start(context);
     pv_protection::start(context);

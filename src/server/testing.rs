@@ -6,17 +6,20 @@ use std::sync::Arc;
 
 use api::{Object, Status};
 use client::api::{Call, Gvr, Verb};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::join_tokens::JoinSecrets;
+use crate::encryption::{self, Keyring};
 use crate::request::User;
 use crate::{Config, Server};
 
 /// The server, and what must live as long as it.
 pub struct Testing {
     pub server: Arc<Server>,
+    tasks: TaskTracker,
     cancel: CancellationToken,
     _keys: tempfile::TempDir,
 }
@@ -30,6 +33,11 @@ impl Drop for Testing {
 impl Testing {
     /// A server with the objects that every cluster starts with.
     pub async fn start() -> Testing {
+        Testing::auditing(Default::default()).await
+    }
+
+    /// The same, which records requests.
+    pub async fn auditing(audit: crate::audit::Config) -> Testing {
         let keys = tempfile::tempdir().unwrap();
         let pki = Arc::new(crate::pki::Pki::load_or_create(keys.path(), &["localhost".to_owned()]).unwrap());
         let config = Config {
@@ -40,14 +48,25 @@ impl Testing {
             service_cidr: "10.43.0.0/16".parse().unwrap(),
             cluster_domain: "cluster.local".to_owned(),
             node_ports: (30000, 32767),
+            requests_inflight: (400, 200),
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
+            audit,
+            keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
             admission: crate::admission::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());
-        let server = Server::start(config, store, pki, &TaskTracker::new(), &cancel).await.unwrap();
+        let tasks = TaskTracker::new();
+        let server = Server::start(config, store, pki, &tasks, &cancel).await.unwrap();
         crate::bootstrap::run(&server).await.unwrap();
-        Testing { server, cancel, _keys: keys }
+        Testing { server, tasks, cancel, _keys: keys }
+    }
+
+    /// Ends the server, and waits for what it has begun.
+    pub async fn end(self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// One call; `path` is `<namespace>/<name>[/<subresource>]`, the namespace `-` for none.
@@ -73,6 +92,28 @@ impl Testing {
         self.server.client(user.clone()).api().call(call).await
     }
 
+    /// A request of the administrator, by way of HTTP: the code and the body, which is JSON.
+    pub async fn http(&self, method: &str, path: &str, media: &str, body: &Value) -> (u16, Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = http::Request::builder().method(method).uri(path).header("content-type", media);
+        let reply = self.server.serve_as(admin(), request.body(body.into()).unwrap()).await;
+        let code = reply.status().as_u16();
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into()))
+    }
+
+    /// Reads over HTTP until `done` is content with what comes.
+    pub async fn get_until(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..500 {
+            let (_, body) = self.http("GET", path, "", &Value::Null).await;
+            if done(&body) {
+                return body;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("{path} never came to what was waited for");
+    }
+
     /// Creates an object as the administrator; what reads the caches, as authorization does, sees it.
     pub async fn create(&self, gvr: &Gvr, namespace: &str, body: &Value) -> Arc<Object> {
         let created = self.call(&admin(), Verb::Create, gvr, namespace, body).await.unwrap();
@@ -80,16 +121,19 @@ impl Testing {
         created
     }
 
-    /// Endpoints on this host, past the rules for clients: nobody else may name loopback addresses.
-    pub async fn endpoints_here(&self, name: &str, port: u16) {
-        let elsewhere = json!([{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": port}]}]);
-        let body = json!({"metadata": {"name": name}, "subsets": elsewhere});
-        self.create(&core("endpoints"), "default", &body).await;
+    /// Endpoints on this host with these ports, past the rules for clients: nobody else may name
+    /// loopback addresses.
+    pub async fn endpoints_here(&self, name: &str, ports: &Value) {
         let resource = self.server.resource("", "v1", "endpoints").unwrap();
+        let elsewhere = json!([{"addresses": [{"ip": "10.0.0.1"}], "ports": ports}]);
+        if self.server.registry().get(&resource, "default", name).await.is_err() {
+            let body = json!({"metadata": {"name": name}, "subsets": elsewhere});
+            self.create(&core("endpoints"), "default", &body).await;
+        }
         let ctx = crate::registry::WriteContext::new(admin());
         let here = |current: &Value| {
             let mut new = current.clone();
-            new["subsets"][0]["addresses"][0]["ip"] = "127.0.0.1".into();
+            new["subsets"] = json!([{"addresses": [{"ip": "127.0.0.1"}], "ports": ports}]);
             Ok(api::codec::Decoded { value: new, unknown: Vec::new(), duplicate: Vec::new() })
         };
         self.server.registry().modify(&ctx, &resource, "default", name, &here).await.unwrap();

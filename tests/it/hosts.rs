@@ -239,6 +239,14 @@ impl Host {
         out
     }
 
+    /// What is mounted below this host's folder. The network namespaces of its pods are among it,
+    /// and so found by `traces` if they stay.
+    pub fn mounts(&self) -> Vec<String> {
+        let here = self.directory.display().to_string();
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        mounts.lines().filter(|l| l.contains(&here)).map(str::to_owned).collect()
+    }
+
     /// What a host that was never used would not have: processes, links, rules, mounts, cgroups, files.
     pub fn traces(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -249,9 +257,7 @@ impl Host {
         let links = lines(text(self.command("ip").args(["-o", "link"])));
         look("link", links.into_iter().filter(|l| !l.contains(": lo:") && !l.contains(": eth0@")).collect());
         look("nftables", lines(text(self.command("nft").args(["list", "tables"]))));
-        let here = self.directory.display().to_string();
-        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-        look("mount", mounts.lines().filter(|l| l.contains(&here)).map(str::to_owned).collect());
+        look("mount", self.mounts());
         look("cgroup", cgroups(&self.netns).iter().map(|p| p.display().to_string()).collect());
         for dir in ["data", "run", "kubeconfig.yaml"] {
             let path = self.directory.join(dir);

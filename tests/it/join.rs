@@ -166,6 +166,8 @@ fn three_hosts_are_one_cluster_and_one_may_fail() {
     hosts[1].says("node registered");
     assert_eq!(id(&hosts[0]), before);
 
+    let networks = hosts.iter().flat_map(|h| h.mounts()).filter(|m| m.contains("/netns/cni-")).count();
+    assert!(networks >= 3, "{networks} pods' network namespaces are where uninstall looks for them");
     for h in &mut hosts {
         let out = h.uninstall();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));

@@ -7,8 +7,10 @@
 mod api;
 mod apply;
 mod corruption;
+mod csr;
 mod custom_resources;
 mod durability;
+mod encryption;
 mod hosts;
 mod https;
 mod image;

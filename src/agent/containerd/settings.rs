@@ -75,6 +75,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
   restrict_oom_score_adj = {restrict}
   enable_unprivileged_ports = true
   enable_unprivileged_icmp = true
+  # Below our own folder rather than in /run/netns, so that uninstall knows them all by their place.
+  netns_mounts_under_state_dir = true
 
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = {cni_bin}

@@ -4,8 +4,6 @@
 //! shims by the `-address` of our own socket on their command line, containerd by its pid file
 //! and our configuration file on its command line.
 
-use std::collections::HashSet;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,30 +68,11 @@ async fn kill_until_gone(signal: Signal, find: impl Fn() -> Vec<Pid>) {
     }
 }
 
-/// The files that hold the pods' network namespaces: those of which some pod's process is in.
-fn networks_of(cgroups: &Cgroups) -> Vec<PathBuf> {
-    let inode = |p: &Path| std::fs::metadata(p).map(|m| m.ino()).ok();
-    let used: HashSet<u64> =
-        cgroups.processes().iter().filter_map(|pid| inode(&PathBuf::from(format!("/proc/{pid}/ns/net")))).collect();
-    let files = std::fs::read_dir("/run/netns").into_iter().flatten().flatten().map(|e| e.path());
-    let made_for_pods = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("cni-"));
-    files.filter(made_for_pods).filter(|p| inode(p).is_some_and(|i| used.contains(&i))).collect()
-}
-
-/// Lets a network namespace go; its links end with it.
-fn release(file: &Path) {
-    let released = umount2(file, MntFlags::MNT_DETACH).map_err(std::io::Error::from);
-    if let Err(e) = released.and_then(|()| std::fs::remove_file(file)) {
-        tracing::warn!(namespace = %file.display(), error = %e, "not released");
-    }
-}
-
 /// Kills all pods, shims and containerd of this configuration, unmounts what they had mounted and
 /// removes their cgroups (below `cgroup_parent`). Afterwards the folders hold plain files only.
 pub async fn stop_all(paths: &Paths, cgroup_parent: &str) {
     kill_until_gone(Signal::SIGTERM, || containerds(paths)).await;
     let cgroups = Cgroups::detect(cgroup_parent);
-    let networks = networks_of(&cgroups);
     cgroups.kill_pods().await;
     kill_until_gone(Signal::SIGKILL, || shims(paths)).await;
     let (state, data) = (paths.containerd_state(), paths.data().to_owned());
@@ -102,7 +81,6 @@ pub async fn stop_all(paths: &Paths, cgroup_parent: &str) {
             tracing::warn!(mount = %mount.display(), error = %e, "not unmounted");
         }
     }
-    networks.iter().for_each(|n| release(n));
     cgroups.remove_all().await;
     for file in [paths.containerd_pid(), paths.containerd_socket()] {
         let _ = std::fs::remove_file(file);

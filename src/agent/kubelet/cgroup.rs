@@ -278,13 +278,6 @@ impl Cgroups {
         }
     }
 
-    /// Processes in all pods' groups.
-    pub fn processes(&self) -> std::collections::BTreeSet<i32> {
-        let groups = self.mounts().into_iter().flat_map(|(_, mount)| Self::tree(&self.folder(mount, &self.root)));
-        let texts = groups.filter_map(|dir| std::fs::read_to_string(dir.join("cgroup.procs")).ok());
-        texts.flat_map(|t| pids(&t)).collect()
-    }
-
     /// Removes the whole tree, and the groups above it that nobody else uses.
     pub async fn remove_all(&self) {
         self.remove_group(&self.root).await;

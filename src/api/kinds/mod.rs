@@ -1,7 +1,7 @@
 //! The behaviour of each built-in kind: defaults, validation, cells. One file per kind or family;
 //! a kind that is not named in [`strategy`] has nothing of its own.
 
-mod admissionregistration;
+pub(crate) mod admissionregistration;
 mod api_service;
 mod autoscaler;
 mod batch;
@@ -12,6 +12,7 @@ mod cluster;
 mod config;
 mod container;
 mod devices;
+pub mod flow_control;
 mod limits;
 mod networking;
 mod node;
@@ -96,6 +97,8 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
             Arc::new(admissionregistration::PolicyBinding)
         }
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => Arc::new(flow_control::FlowSchema),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => Arc::new(flow_control::PriorityLevel),
         ("node.k8s.io", "RuntimeClass") => Arc::new(small::RuntimeClass),
         ("resource.k8s.io", "ResourceClaim") => Arc::new(devices::ResourceClaim),
         ("resource.k8s.io", "ResourceClaimTemplate") => Arc::new(devices::ResourceClaimTemplate),

@@ -4,8 +4,10 @@ mod binding;
 mod eviction;
 mod finalize;
 mod node_proxy;
+mod proxy;
 mod reviews;
 mod scale;
+mod selectors;
 mod token;
 
 use std::sync::Arc;
