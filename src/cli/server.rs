@@ -182,6 +182,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
         admission,
         authentication: flags.auth.authentication()?,
+        authorization: flags.auth.authorization()?,
     };
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;

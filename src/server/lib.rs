@@ -25,6 +25,7 @@ mod conversion;
 pub mod custom_resources;
 pub mod discovery;
 pub mod encryption;
+mod expiring;
 mod forward;
 pub mod http;
 pub mod join;
@@ -35,6 +36,7 @@ pub mod pki;
 pub mod registry;
 mod reloaded;
 pub mod request;
+mod reviewer;
 pub mod served;
 pub mod service_endpoints;
 pub mod serving;
@@ -82,6 +84,8 @@ pub struct Config {
     pub keyring: Arc<encryption::Keyring>,
     /// How callers are known, beside certificates and service accounts.
     pub authentication: authn::Settings,
+    /// Which authorizers there are.
+    pub authorization: authz::Settings,
     /// Which admission plugins run.
     pub admission: admission::Settings,
 }
@@ -93,7 +97,7 @@ pub struct Server {
     registry: Registry,
     table: served::Table,
     authentication: authn::Authentication,
-    authorizers: OnceLock<authz::Chain>,
+    authorizers: OnceLock<authz::Authorizers>,
     tokens: Arc<Tokens>,
     pki: Arc<pki::Pki>,
     shutting_down: AtomicBool,
@@ -144,10 +148,11 @@ impl Server {
         });
         server.registry.set_conversions(Arc::new(conversion::Conversions::new(Arc::downgrade(&server))));
         server.registry.set_admission(admission::plugins(&server));
-        let _ = server.authorizers.set(authz::Chain::usual(&server));
+        let _ = server.authorizers.set(authz::Authorizers::new(&server)?);
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
         authn::follow(&server, tasks, cancel)?;
+        authz::follow(&server, tasks, cancel)?;
         let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             let cancel = ended;
@@ -203,7 +208,7 @@ impl Server {
     }
 
     /// The authorizers; nobody may do anything before they are set.
-    pub(crate) fn authorizers(&self) -> Option<&authz::Chain> {
+    pub(crate) fn authorizers(&self) -> Option<&authz::Authorizers> {
         self.authorizers.get()
     }
 

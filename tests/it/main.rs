@@ -7,6 +7,7 @@
 mod api;
 mod apply;
 mod authn;
+mod authz_webhook;
 mod corruption;
 mod csr;
 mod custom_resources;

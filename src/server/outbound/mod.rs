@@ -36,6 +36,8 @@ pub(crate) enum Vouched<'a> {
     BySystem,
     /// Those that this bundle, in PEM, vouches for.
     By(&'a str),
+    /// All.
+    ByNobody,
 }
 
 /// Connections to one other server.
@@ -158,6 +160,7 @@ fn tls_of(vouched: &Vouched<'_>, identity: Option<Arc<Current>>) -> Result<Arc<r
             return Ok(Arc::new(config));
         }
         Vouched::BySystem => Trust::Roots(system_roots()),
+        Vouched::ByNobody => Trust::Anyone,
     };
     tls::client_config(trust, identity, &[HTTP1]).map_err(|e| e.to_string())
 }
