@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::configuration::Wanted;
+use crate::audit::Record;
 use crate::authn::aggregate;
 use crate::request::{RequestInfo, User};
 use crate::{Server, reloaded};
@@ -184,15 +185,30 @@ impl Server {
     /// # Errors
     /// 403 in upstream's words; 500, as upstream, when an authorizer could not be asked.
     pub async fn authorize(&self, user: &User, request: &RequestInfo) -> Result<(), Status> {
-        let answer = self.decide(user, request).await;
-        match answer.decision {
-            Decision::Allow(_) => Ok(()),
-            _ if !answer.error.is_empty() => {
-                let why = format!("Internal Server Error: {:?}: {}", request.path, answer.error);
-                Err(Status::internal_plain(why))
-            }
-            Decision::Deny(r) | Decision::NoOpinion(r) => Err(forbidden(user, request, &r)),
+        self.authorize_recorded(user, request, None).await
+    }
+
+    /// As [`Server::authorize`], noted in a record of the request.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn authorize_recorded(
+        &self,
+        user: &User,
+        request: &RequestInfo,
+        record: Option<&Record>,
+    ) -> Result<(), Status> {
+        let Answer { decision, error } = self.decide(user, request).await;
+        let (Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason)) = &decision;
+        let allowed = matches!(decision, Decision::Allow(_));
+        if let Some(record) = record {
+            record.decided(allowed, reason);
         }
+        if !allowed && !error.is_empty() {
+            let why = format!("Internal Server Error: {:?}: {error}", request.path);
+            return Err(Status::internal_plain(why));
+        }
+        if allowed { Ok(()) } else { Err(forbidden(user, request, reason)) }
     }
 }
 
