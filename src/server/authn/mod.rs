@@ -53,12 +53,9 @@ impl Authentication {
     pub(crate) fn new(config: &Config) -> Result<Authentication, Status> {
         let settings = &config.authentication;
         let webhook = settings.webhook.as_ref().map(webhook::Webhook::new).transpose()?;
-        let (text, source) = match (&settings.file, &settings.text) {
-            (Some(path), _) => (reloaded::read(path)?, path.display().to_string()),
-            (None, Some(text)) => (text.clone(), "what the authentication flags say".to_owned()),
-            (None, None) => {
-                return Ok(Authentication { configuration: ArcSwap::default(), text: String::new(), webhook });
-            }
+        let given = reloaded::given(settings.file.as_deref(), settings.text.as_deref(), "authentication")?;
+        let Some((text, source)) = given else {
+            return Ok(Authentication { configuration: ArcSwap::default(), text: String::new(), webhook });
         };
         let wrong = |e| Status::internal_plain(format!("{source} cannot be used: {e}"));
         let configuration = Configuration::parse(&text, &config.issuer).map_err(wrong)?;

@@ -10,10 +10,9 @@ use serde::Deserialize;
 
 use super::webhook::{OnFailure, Settings, Webhook};
 use crate::authn::aggregate;
+use crate::reloaded;
 use crate::reviewer::Reviewer;
 
-const VERSIONS: [&str; 3] =
-    ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];
 const TYPES: [&str; 3] = ["Node", "RBAC", "Webhook"];
 const AUTHORIZED: Duration = Duration::from_secs(300);
 const UNAUTHORIZED: Duration = Duration::from_secs(30);
@@ -23,8 +22,6 @@ const CONDITIONS_MAX: usize = 64;
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Document {
-    api_version: String,
-    kind: String,
     #[serde(default)]
     authorizers: Vec<Declared>,
 }
@@ -82,12 +79,7 @@ pub(super) enum Wanted {
 /// # Errors
 /// Everything that is wrong with it, in upstream's words.
 pub(super) fn parse(text: &str) -> Result<Vec<Wanted>, String> {
-    let tree = api::codec::parse_tree(text.as_bytes(), true).map_err(|s| s.message)?;
-    let document: Document = serde_json::from_value(tree).map_err(|e| format!("strict decoding error: {e}"))?;
-    if document.kind != "AuthorizationConfiguration" || !VERSIONS.contains(&document.api_version.as_str()) {
-        let (kind, version) = (document.kind, document.api_version);
-        return Err(format!(r#"no kind "{kind}" is registered for version "{version}""#));
-    }
+    let document: Document = reloaded::document(text, "AuthorizationConfiguration")?;
     let mut errors = ErrorList::new();
     if document.authorizers.is_empty() {
         errors.push(FieldError::required("authorizers", "at least one authorization mode must be defined"));

@@ -127,16 +127,14 @@ impl Authorizers {
     /// A file that cannot be read, or whose contents are wrong.
     pub(crate) fn new(server: &Arc<Server>) -> Result<Authorizers, Status> {
         let settings = &server.config().authorization;
-        let (text, source) = match (&settings.file, &settings.text) {
-            (Some(path), _) => (reloaded::read(path)?, path.display().to_string()),
-            (None, Some(text)) => (text.clone(), "what the authorization flags say".to_owned()),
-            (None, None) => (String::new(), String::new()),
-        };
-        let wanted = if source.is_empty() {
-            vec![Wanted::Node, Wanted::Rbac]
-        } else {
-            let wrong = |e| Status::internal_plain(format!("{source} cannot be used: {e}"));
-            configuration::parse(&text).map_err(wrong)?
+        let given = reloaded::given(settings.file.as_deref(), settings.text.as_deref(), "authorization")?;
+        let (text, wanted) = match given {
+            None => (String::new(), vec![Wanted::Node, Wanted::Rbac]),
+            Some((text, source)) => {
+                let wrong = |e| Status::internal_plain(format!("{source} cannot be used: {e}"));
+                let wanted = configuration::parse(&text).map_err(wrong)?;
+                (text, wanted)
+            }
         };
         let chain = Chain::new(&Arc::downgrade(server), wanted);
         Ok(Authorizers { chain: ArcSwap::from_pointee(chain), text })
