@@ -1,10 +1,11 @@
 //! Flags of `sampan server` about who callers are. Names and meanings are upstream's.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use server::authn;
+use server::{authn, authz};
 
 /// See the module.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,44 @@ pub struct Flags {
     /// The authorities that vouch for the issuer's server [default: the system's].
     #[arg(long, env = "SAMPAN_OIDC_CA_FILE")]
     oidc_ca_file: Option<PathBuf>,
+    /// A kubeconfig: where tokens are reviewed that nobody here knows.
+    #[arg(long, env = "SAMPAN_AUTHENTICATION_TOKEN_WEBHOOK_CONFIG_FILE", value_parser = super::absolute)]
+    authentication_token_webhook_config_file: Option<PathBuf>,
+    /// The version of those reviews: `v1` or `v1beta1`.
+    #[arg(long, env = "SAMPAN_AUTHENTICATION_TOKEN_WEBHOOK_VERSION", default_value = "v1beta1", value_parser = VERSIONS)]
+    authentication_token_webhook_version: String,
+    /// How long their answers are remembered.
+    #[arg(long, env = "SAMPAN_AUTHENTICATION_TOKEN_WEBHOOK_CACHE_TTL", default_value = "2m", value_parser = duration)]
+    authentication_token_webhook_cache_ttl: Duration,
+    /// An `AuthorizationConfiguration`: the authorizers in order. Followed when it changes.
+    #[arg(long, env = "SAMPAN_AUTHORIZATION_CONFIG", value_parser = super::absolute,
+        conflicts_with_all = ["authorization_mode", "authorization_webhook_config_file"])]
+    authorization_config: Option<PathBuf>,
+    /// The authorizers in order: Node, RBAC, Webhook [default: Node,RBAC, and Webhook where there is one].
+    #[arg(long, env = "SAMPAN_AUTHORIZATION_MODE", value_delimiter = ',', value_parser = ["Node", "RBAC", "Webhook"])]
+    authorization_mode: Vec<String>,
+    /// A kubeconfig: where a webhook decides who may do what.
+    #[arg(long, env = "SAMPAN_AUTHORIZATION_WEBHOOK_CONFIG_FILE", value_parser = super::absolute)]
+    authorization_webhook_config_file: Option<PathBuf>,
+    /// The version of its reviews: `v1` or `v1beta1`.
+    #[arg(long, env = "SAMPAN_AUTHORIZATION_WEBHOOK_VERSION", default_value = "v1beta1", value_parser = VERSIONS)]
+    authorization_webhook_version: String,
+    /// How long it is remembered that somebody may do something.
+    #[arg(long, env = "SAMPAN_AUTHORIZATION_WEBHOOK_CACHE_AUTHORIZED_TTL", default_value = "5m", value_parser = duration)]
+    authorization_webhook_cache_authorized_ttl: Duration,
+    /// How long it is remembered that somebody may not.
+    #[arg(long, env = "SAMPAN_AUTHORIZATION_WEBHOOK_CACHE_UNAUTHORIZED_TTL", default_value = "30s", value_parser = duration)]
+    authorization_webhook_cache_unauthorized_ttl: Duration,
+}
+
+/// Versions of reviews.
+const VERSIONS: [&str; 2] = ["v1", "v1beta1"];
+/// How long upstream waits for a webhook that flags name.
+const TIMEOUT: &str = "30s";
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = api::time::go_duration(text).ok_or("must be a duration such as 30s or 5m")?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
 impl Flags {
@@ -49,7 +88,58 @@ impl Flags {
             bail!("--authentication-config and --oidc-* cannot be given together; move the issuer into the file");
         }
         let text = self.oidc_issuer_url.as_ref().map(|url| self.issuer(url)).transpose()?;
-        Ok(authn::Settings { file: self.authentication_config.clone(), text: text.map(|t| t.to_string()) })
+        let webhook =
+            self.authentication_token_webhook_config_file.clone().map(|config_file| authn::webhook::Settings {
+                config_file,
+                version: self.authentication_token_webhook_version.clone(),
+                cache_ttl: self.authentication_token_webhook_cache_ttl,
+            });
+        Ok(authn::Settings { file: self.authentication_config.clone(), text: text.map(|t| t.to_string()), webhook })
+    }
+
+    /// What the flags say about authorization.
+    ///
+    /// # Errors
+    /// Flags that contradict each other.
+    pub fn authorization(&self) -> Result<authz::Settings> {
+        let file = self.authorization_config.clone();
+        let webhook = self.authorization_webhook_config_file.as_ref();
+        if self.authorization_mode.is_empty() && webhook.is_none() {
+            return Ok(authz::Settings { file, text: None });
+        }
+        let mut modes: Vec<&str> = self.authorization_mode.iter().map(String::as_str).collect();
+        if modes.is_empty() {
+            modes = vec!["Node", "RBAC", "Webhook"];
+        }
+        match (modes.contains(&"Webhook"), webhook) {
+            (true, None) => bail!(
+                "authorization-mode Webhook's authorization config file not passed: give --authorization-webhook-config-file"
+            ),
+            (false, Some(_)) => bail!("cannot specify --authorization-webhook-config-file without mode Webhook"),
+            _ => {}
+        }
+        let seconds = |d: Duration| format!("{}s", d.as_secs_f64());
+        let (authorized, unauthorized) =
+            (self.authorization_webhook_cache_authorized_ttl, self.authorization_webhook_cache_unauthorized_ttl);
+        let authorizers: Vec<Value> = modes
+            .iter()
+            .map(|mode| {
+                let mut authorizer = json!({"type": mode, "name": mode.to_lowercase()});
+                if *mode == "Webhook" {
+                    authorizer["webhook"] = json!({
+                        "timeout": TIMEOUT, "failurePolicy": "NoOpinion",
+                        "subjectAccessReviewVersion": self.authorization_webhook_version,
+                        "authorizedTTL": seconds(authorized), "cacheAuthorizedRequests": !authorized.is_zero(),
+                        "unauthorizedTTL": seconds(unauthorized), "cacheUnauthorizedRequests": !unauthorized.is_zero(),
+                        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": webhook},
+                    });
+                }
+                authorizer
+            })
+            .collect();
+        let document = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthorizationConfiguration",
+            "authorizers": authorizers});
+        Ok(authz::Settings { file, text: Some(document.to_string()) })
     }
 
     /// The configuration that the flags stand for.
@@ -113,5 +203,22 @@ mod tests {
         assert_eq!(v["jwt"][0]["claimValidationRules"], json!([{"claim": "hd", "requiredValue": "x"}]));
         assert!(settings(&oidc[..1]).is_err());
         assert!(settings(&[oidc[0], oidc[1], "--authentication-config=/x"]).is_err());
+    }
+
+    #[test]
+    fn modes_of_authorization_become_a_configuration() {
+        let said = |arguments: &[&str]| {
+            let flags = Command::try_parse_from(["x"].iter().chain(arguments))?.flags;
+            flags.authorization().map(|s| s.text.unwrap_or_default())
+        };
+        assert_eq!(said(&[]).unwrap(), "");
+        let v: Value = serde_json::from_str(&said(&["--authorization-webhook-config-file=/x"]).unwrap()).unwrap();
+        let types: Vec<&str> =
+            v["authorizers"].as_array().unwrap().iter().map(|a| a["type"].as_str().unwrap()).collect();
+        assert_eq!(types, ["Node", "RBAC", "Webhook"]);
+        assert_eq!(v["authorizers"][2]["webhook"]["authorizedTTL"], "300s");
+        assert!(said(&["--authorization-mode=Webhook"]).is_err());
+        assert!(said(&["--authorization-mode=RBAC", "--authorization-webhook-config-file=/x"]).is_err());
+        assert!(said(&["--authorization-config=/a", "--authorization-mode=RBAC"]).is_err());
     }
 }

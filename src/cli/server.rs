@@ -79,6 +79,8 @@ pub struct Flags {
     /// An `AdmissionConfiguration`: what the admission plugins are configured with.
     #[arg(long, env = "SAMPAN_ADMISSION_CONTROL_CONFIG_FILE")]
     admission_control_config_file: Option<PathBuf>,
+    #[command(flatten)]
+    auth: auth::Flags,
     /// How many requests that read are served at once; flow control divides them.
     #[arg(long, env = "SAMPAN_MAX_REQUESTS_INFLIGHT", default_value_t = 400)]
     max_requests_inflight: u32,
@@ -195,6 +197,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
         admission,
         authentication: flags.auth.authentication()?,
+        authorization: flags.auth.authorization()?,
     };
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;

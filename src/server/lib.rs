@@ -30,6 +30,7 @@ mod conversion;
 pub mod custom_resources;
 pub mod discovery;
 pub mod encryption;
+mod expiring;
 pub mod flow_control;
 mod forward;
 pub mod http;
@@ -43,6 +44,7 @@ pub mod pki;
 pub mod registry;
 mod reloaded;
 pub mod request;
+mod reviewer;
 pub mod served;
 pub mod service_endpoints;
 pub mod serving;
@@ -94,6 +96,8 @@ pub struct Config {
     pub keyring: Arc<encryption::Keyring>,
     /// How callers are known, beside certificates and service accounts.
     pub authentication: authn::Settings,
+    /// Which authorizers there are.
+    pub authorization: authz::Settings,
     /// Which admission plugins run.
     pub admission: admission::Settings,
 }
@@ -105,10 +109,10 @@ pub struct Server {
     registry: Registry,
     metrics: metrics::Metrics,
     table: served::Table,
+    authentication: authn::Authentication,
+    authorizers: OnceLock<authz::Authorizers>,
     aggregation: aggregation::Aggregation,
     documents: openapi::Documents,
-    authentication: authn::Authentication,
-    authorizers: OnceLock<authz::Chain>,
     flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
     audit: Arc<audit::Audit>,
@@ -158,9 +162,9 @@ impl Server {
             metrics: metrics::Metrics { admission: registry.admission_times().clone(), ..Default::default() },
             registry,
             table: served::Table::new(resources),
+            authentication: authn::Authentication::new(&config)?,
             aggregation: Default::default(),
             documents: Default::default(),
-            authentication: authn::Authentication::new(&config)?,
             authorizers: OnceLock::new(),
             flow_control: flow_control::FlowControl::new(
                 (config.requests_inflight.0 + config.requests_inflight.1).into(),
@@ -173,12 +177,13 @@ impl Server {
         });
         server.registry.set_conversions(Arc::new(conversion::Conversions::new(Arc::downgrade(&server))));
         server.registry.set_admission(admission::plugins(&server));
-        let _ = server.authorizers.set(authz::Chain::usual(&server));
+        let _ = server.authorizers.set(authz::Authorizers::new(&server)?);
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
+        authn::follow(&server, tasks, cancel)?;
+        authz::follow(&server, tasks, cancel)?;
         aggregation::availability::restore(&server)?;
         aggregation::availability::start(&server, tasks, cancel);
-        authn::follow(&server, tasks, cancel)?;
         let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             let cancel = ended;
@@ -238,18 +243,18 @@ impl Server {
         self.table.current().resource(group, version, plural)
     }
 
-    /// Flow control.
-    pub fn flow_control(&self) -> &flow_control::FlowControl {
-        &self.flow_control
-    }
-
     /// How callers are known.
     pub(crate) fn authentication(&self) -> &authn::Authentication {
         &self.authentication
     }
 
+    /// Flow control.
+    pub fn flow_control(&self) -> &flow_control::FlowControl {
+        &self.flow_control
+    }
+
     /// The authorizers; nobody may do anything before they are set.
-    pub(crate) fn authorizers(&self) -> Option<&authz::Chain> {
+    pub(crate) fn authorizers(&self) -> Option<&authz::Authorizers> {
         self.authorizers.get()
     }
 

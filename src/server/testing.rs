@@ -54,6 +54,7 @@ impl Testing {
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
             admission: crate::admission::Settings::default(),
             authentication: crate::authn::Settings::default(),
+            authorization: crate::authz::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());

@@ -8,6 +8,7 @@ mod aggregation;
 mod api;
 mod apply;
 mod authn;
+mod authz_webhook;
 mod corruption;
 mod csr;
 mod custom_resources;

@@ -90,13 +90,10 @@ fn set_condition_times(object: &mut Value, old: &Value, now: &str) {
     }
 }
 
-/// Whether an update of the status is a signer's: a certificate, or the news that there is none.
+/// Whether an update of the status is a signer's: a certificate, or any word on the request.
 fn is_signed(new: &Value, old: &Value) -> bool {
-    let failed = |o: &Value| -> Vec<Value> {
-        let all = o["status"]["conditions"].as_array();
-        all.into_iter().flatten().filter(|c| c["type"] == "Failed").cloned().collect()
-    };
-    new["status"]["certificate"] != old["status"]["certificate"] || failed(new) != failed(old)
+    let conditions = |o: &Value| o["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    new["status"]["certificate"] != old["status"]["certificate"] || conditions(new) != conditions(old)
 }
 
 /// The request must be one PEM block of PKCS#10, signed with the key that it is for.
@@ -161,6 +158,14 @@ impl Certificates {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_word_on_a_request_is_a_signers() {
+        let empty = json!({"status": {}});
+        assert!(!is_signed(&json!({"status": {"conditions": []}}), &empty));
+        assert!(is_signed(&json!({"status": {"certificate": "x"}}), &empty));
+        assert!(is_signed(&json!({"status": {"conditions": [{"type": "Mine", "status": "True"}]}}), &empty));
+    }
 
     #[test]
     fn a_condition_that_stays_keeps_the_time_of_its_transition() {

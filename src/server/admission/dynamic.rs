@@ -4,7 +4,7 @@
 //! * [`request`] – the AdmissionRequest.  [`compiled`] – configurations, compiled once.
 
 pub(super) mod compiled;
-pub(super) mod conditions;
+pub(crate) mod conditions;
 pub(super) mod matching;
 pub(super) mod request;
 

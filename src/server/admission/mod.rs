@@ -197,7 +197,7 @@ mod certificates;
 mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
-mod dynamic;
+pub(crate) mod dynamic;
 mod event_rate_limit;
 mod extended_resource_toleration;
 mod limit_ranger;

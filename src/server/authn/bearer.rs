@@ -84,6 +84,11 @@ pub async fn authenticate(server: &Arc<Server>, token: &str, audiences: &[String
             return Ok(identity);
         }
     }
+    if let Some(webhook) = &server.authentication().webhook
+        && let Some(identity) = take(webhook.authenticate(token, audiences, &server.own_audiences()).await)
+    {
+        return Ok(identity);
+    }
     Err(if errors.is_empty() { UNKNOWN.to_owned() } else { aggregate(&errors) })
 }
 

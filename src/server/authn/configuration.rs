@@ -10,16 +10,13 @@ use serde::Deserialize;
 
 use super::aggregate;
 use super::jwt::{self, Issuer};
+use crate::reloaded;
 
-const VERSIONS: [&str; 3] =
-    ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];
 const ISSUERS_MAX: usize = 64;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Document {
-    api_version: String,
-    kind: String,
     #[serde(default)]
     jwt: Vec<jwt::Declared>,
     anonymous: Option<DeclaredAnonymous>,
@@ -84,12 +81,7 @@ impl Configuration {
     /// # Errors
     /// Everything that is wrong with it, in upstream's words.
     pub fn parse(text: &str, own_issuer: &str) -> Result<Configuration, String> {
-        let tree = api::codec::parse_tree(text.as_bytes(), true).map_err(|s| s.message)?;
-        let document: Document = serde_json::from_value(tree).map_err(|e| format!("strict decoding error: {e}"))?;
-        if document.kind != "AuthenticationConfiguration" || !VERSIONS.contains(&document.api_version.as_str()) {
-            let (kind, version) = (document.kind, document.api_version);
-            return Err(format!(r#"no kind "{kind}" is registered for version "{version}""#));
-        }
+        let document: Document = reloaded::document(text, "AuthenticationConfiguration")?;
         let mut errors = ErrorList::new();
         if document.jwt.len() > ISSUERS_MAX {
             errors.push(FieldError::too_many("jwt", document.jwt.len(), ISSUERS_MAX));

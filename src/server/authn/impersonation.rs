@@ -122,7 +122,7 @@ pub(super) async fn apply(server: &Arc<Server>, user: User, parts: &mut Parts) -
         return Ok(user);
     }
     let wanted = wanted(&parts.headers)
-        .map_err(|e| Status::internal(format!("Internal Server Error: {:?}: {e}", parts.uri.to_string())))?;
+        .map_err(|e| Status::internal_plain(format!("Internal Server Error: {:?}: {e}", parts.uri.to_string())))?;
     let Some((other, questions)) = wanted else { return Ok(user) };
     for question in &questions {
         server.authorize(&user, question).await?;

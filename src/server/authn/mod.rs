@@ -2,7 +2,7 @@
 //!
 //! The ways, in order: [`front_proxy`] – headers of the front proxy; [`x509`] – client
 //! certificates; [`bearer`] – tokens, of which [`tokens`] are service accounts' and [`join_tokens`]
-//! joining machines', [`jwt`] those of OpenID Connect issuers. The first that knows somebody decides. Who shows something that nobody knows
+//! joining machines', [`jwt`] those of OpenID Connect issuers, and [`webhook`] asks a service. The first that knows somebody decides. Who shows something that nobody knows
 //! is refused; who shows nothing is anonymous. [`impersonation`] – somebody acts as somebody else.
 
 pub mod bearer;
@@ -12,6 +12,7 @@ pub mod impersonation;
 pub mod join_tokens;
 pub mod jwt;
 pub mod tokens;
+pub mod webhook;
 pub mod x509;
 
 use std::path::PathBuf;
@@ -34,6 +35,8 @@ pub struct Settings {
     pub file: Option<PathBuf>,
     /// The text of one, where there is no file.
     pub text: Option<String>,
+    /// A service that knows tokens.
+    pub webhook: Option<webhook::Settings>,
 }
 
 /// What [`Settings`] become.
@@ -41,6 +44,7 @@ pub(crate) struct Authentication {
     configuration: ArcSwap<Configuration>,
     /// As it was read.
     text: String,
+    webhook: Option<webhook::Webhook>,
 }
 
 impl Authentication {
@@ -48,14 +52,14 @@ impl Authentication {
     /// A file that cannot be read, or whose contents are wrong.
     pub(crate) fn new(config: &Config) -> Result<Authentication, Status> {
         let settings = &config.authentication;
-        let (text, source) = match (&settings.file, &settings.text) {
-            (Some(path), _) => (reloaded::read(path)?, path.display().to_string()),
-            (None, Some(text)) => (text.clone(), "what the authentication flags say".to_owned()),
-            (None, None) => return Ok(Authentication { configuration: ArcSwap::default(), text: String::new() }),
+        let webhook = settings.webhook.as_ref().map(webhook::Webhook::new).transpose()?;
+        let given = reloaded::given(settings.file.as_deref(), settings.text.as_deref(), "authentication")?;
+        let Some((text, source)) = given else {
+            return Ok(Authentication { configuration: ArcSwap::default(), text: String::new(), webhook });
         };
         let wrong = |e| Status::internal_plain(format!("{source} cannot be used: {e}"));
         let configuration = Configuration::parse(&text, &config.issuer).map_err(wrong)?;
-        Ok(Authentication { configuration: ArcSwap::from_pointee(configuration), text })
+        Ok(Authentication { configuration: ArcSwap::from_pointee(configuration), text, webhook })
     }
 
     /// What is in force now.

@@ -198,6 +198,9 @@ pub fn rules_of(server: &Server, user: &User, namespace: &str) -> Value {
         false
     });
     let mut errors = missing;
+    if server.authorizers().is_some_and(super::Authorizers::ask_others) {
+        errors.push("webhook authorizer does not support user rule resolution".to_owned());
+    }
     let is_node = super::node::node_name(user).is_some();
     if is_node {
         errors.push("node authorizer does not support user rule resolution".to_owned());

@@ -20,6 +20,11 @@ impl Conditions {
         Ok(Conditions(conditions.iter().map(compile).collect::<Result<_, _>>()?))
     }
 
+    /// Conditions that are compiled already.
+    pub(crate) fn of(conditions: Vec<Expression>) -> Conditions {
+        Conditions(conditions)
+    }
+
     /// Whether there is nothing to ask.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
