@@ -82,6 +82,12 @@ pub struct Flags {
     /// How long events are kept after they were last seen.
     #[arg(long, env = "SAMPAN_EVENT_TTL", default_value = "1h0m0s", value_parser = lifetime)]
     event_ttl: Duration,
+    /// How many requests that read are served at once; flow control divides them.
+    #[arg(long, env = "SAMPAN_MAX_REQUESTS_INFLIGHT", default_value_t = 400)]
+    max_requests_inflight: u32,
+    /// How many requests that write are served at once, in addition.
+    #[arg(long, env = "SAMPAN_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200)]
+    max_mutating_requests_inflight: u32,
     /// Run no workloads on this machine.
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,
@@ -120,6 +126,9 @@ fn check(flags: &Flags) -> Result<()> {
         bail!("--cluster-cidr {} and --service-cidr {} overlap", flags.cluster_cidr, flags.service_cidr);
     }
     let prefix = flags.cluster_cidr.prefix_len();
+    if flags.max_requests_inflight + flags.max_mutating_requests_inflight == 0 {
+        bail!("--max-requests-inflight and --max-mutating-requests-inflight are both 0: nobody would be served");
+    }
     if flags.node_cidr_mask_size <= prefix || flags.node_cidr_mask_size > flags.cluster_cidr.max_prefix_len() {
         bail!(
             "--node-cidr-mask-size {} must be longer than the prefix of --cluster-cidr {}",
@@ -188,6 +197,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         service_cidr: flags.service_cidr,
         cluster_domain: flags.cluster_domain.clone(),
         node_ports: flags.service_node_port_range,
+        requests_inflight: (flags.max_requests_inflight, flags.max_mutating_requests_inflight),
         join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
         audit: flags.audit.config(&data),
         event_ttl: flags.event_ttl,
@@ -197,6 +207,7 @@ async fn serve(flags: &Flags) -> Result<()> {
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;
     server::bootstrap::run(&api).await?;
+    tasks.spawn(server::flow_control::configuration::run(api.clone(), cancel.clone()));
     tasks.spawn(server::serving::serve(api.clone(), listener, pki.server_config()?, cancel.clone()));
     let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
     let url = format!("https://{}", SocketAddr::new(local, port));

@@ -45,6 +45,7 @@ pub async fn run(server: &Arc<Server>) -> Result<(), Status> {
         .await?;
     }
     crate::api_services::register_builtin(server).await?;
+    crate::aggregation::trust::publish(server).await?;
     ensure_service(server).await
 }
 

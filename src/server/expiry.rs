@@ -69,8 +69,8 @@ impl Expiry {
                 };
                 tokio::select! {
                     event = subscription.live.recv() => match event {
-                        Some((Change::Deleted, event)) => self.forget(&event.object.key()),
-                        Some((_, event)) => self.written(event.object.key().into(), &event.object),
+                        Some((Change::Deleted, d)) => self.forget(&d.event.object.key()),
+                        Some((_, d)) => self.written(d.event.object.key().into(), &d.event.object),
                         None => break,
                     },
                     () = due => {

@@ -57,6 +57,7 @@ impl Testing {
             service_cidr: "10.43.0.0/16".parse().unwrap(),
             cluster_domain: "cluster.local".to_owned(),
             node_ports: (30000, 32767),
+            requests_inflight: (400, 200),
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
             audit,
             event_ttl,

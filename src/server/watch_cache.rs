@@ -25,7 +25,7 @@ mod event;
 mod history;
 
 use event::event_of;
-pub use event::{CacheEvent, Change, frame};
+pub use event::{CacheEvent, Change, Delivery, frame};
 
 /// Events kept per resource for watches that resume and lists at exact revisions.
 const HISTORY: usize = 1024;
@@ -43,7 +43,7 @@ pub type Selects = Box<dyn Fn(&Object) -> bool + Send + Sync>;
 struct Watcher {
     prefix: String,
     selects: Selects,
-    sender: mpsc::Sender<(Change, Arc<CacheEvent>)>,
+    sender: mpsc::Sender<(Change, Arc<Delivery>)>,
 }
 
 struct State {
@@ -121,7 +121,7 @@ pub struct Subscription {
     /// The revision at the time of subscription.
     pub revision: Revision,
     /// Everything after. Closed when the watcher falls behind.
-    pub live: mpsc::Receiver<(Change, Arc<CacheEvent>)>,
+    pub live: mpsc::Receiver<(Change, Arc<Delivery>)>,
 }
 
 impl Cache {
@@ -133,6 +133,16 @@ impl Cache {
     /// All objects now, with no promise of freshness.
     pub fn objects(&self) -> Objects {
         self.lock().objects.clone()
+    }
+
+    /// Number of objects.
+    pub fn len(&self) -> usize {
+        self.lock().objects.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The objects at exactly `revision`.
@@ -226,13 +236,14 @@ impl Cache {
             Change::Deleted => s.objects.remove(&key),
             _ => s.objects.insert(key.clone(), event.object.clone()),
         };
+        let delivery = Arc::new(Delivery::of(event.clone()));
         s.watchers.retain(|w| {
             if !key.starts_with(&w.prefix) {
                 return !w.sender.is_closed();
             }
             match event.seen(&*w.selects) {
                 // A watcher that cannot keep up is closed by dropping its sender.
-                Some(change) => w.sender.try_send((change, event.clone())).is_ok(),
+                Some(change) => w.sender.try_send((change, delivery.clone())).is_ok(),
                 None => !w.sender.is_closed(),
             }
         });

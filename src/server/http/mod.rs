@@ -1,10 +1,15 @@
 //! HTTP: from a request to the registry and back.
 //!
-//! * [`negotiate`] – representations; [`respond`] – bodies; [`watch`] – watch streams.
+//! * [`deadline`] – how long it may take; [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
 //! * here – the chain identity → authorization → dispatch, and the verbs.
 
+pub mod deadline;
+pub mod encoding;
+pub mod list_options;
 pub mod negotiate;
 pub mod respond;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
 use std::panic::AssertUnwindSafe;
@@ -13,8 +18,6 @@ use std::sync::Arc;
 use api::codec::Decoded;
 use api::field::FieldError;
 use api::{Resource, Status, Subresource};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD_NO_PAD;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::Request;
@@ -22,13 +25,15 @@ use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
-use self::negotiate::Accepted;
+use self::list_options::ListOptions;
+use self::negotiate::{Accepted, Media};
 use self::respond::{IncludeObject, Reply};
 use crate::Server;
 use crate::admission::Warnings;
+use crate::aggregation;
 use crate::audit::{self, Record};
 use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
-use crate::request::{Query, RequestInfo, User};
+use crate::request::{Query, RequestInfo, User, single_name};
 use crate::subresources;
 
 /// What a client is told whose request ended in a panic; the log has the rest.
@@ -40,6 +45,21 @@ const MANAGER_MAX: usize = 128;
 
 /// Largest request body that is read, as upstream.
 const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// A request as it came, before anybody knows whose it is.
+struct Arrival {
+    parts: Parts,
+    query: Query,
+    info: RequestInfo,
+}
+
+impl Arrival {
+    fn of(parts: Parts) -> Arrival {
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
+        Arrival { parts, query, info }
+    }
+}
 
 /// A request on its way through the handlers.
 #[derive(Debug)]
@@ -58,6 +78,21 @@ pub struct Call {
     pub audit: Option<Arc<Record>>,
 }
 
+impl Call {
+    /// How the client wants objects of a resource shown.
+    ///
+    /// # Errors
+    /// 406.
+    pub fn accepted(&self, resource: &Resource) -> Result<Accepted, Status> {
+        let headers = &self.parts.headers;
+        let accepted = negotiate::accepted(headers, respond::protobuf_kind(resource).is_some())?;
+        if accepted.media == Media::Json && negotiate::is_pretty(headers, &self.query) {
+            return Ok(Accepted { media: Media::Pretty, ..accepted });
+        }
+        Ok(accepted)
+    }
+}
+
 /// The request's body type: anything hyper or a test brings.
 pub type RequestBody = axum::body::Body;
 
@@ -66,35 +101,53 @@ impl Server {
     pub async fn serve(self: &Arc<Self>, request: Request<RequestBody>) -> Reply {
         let (mut parts, body) = request.into_parts();
         let id = audit::name(&mut parts);
-        let mut reply = match self.route(parts, body).await {
-            Ok(reply) => reply,
+        let wishes = encoding::Wishes::of(&parts.headers);
+        let arrival = Arrival::of(parts);
+        let limit = deadline::of(&arrival.query, &arrival.info);
+        let requests = &self.metrics().requests;
+        let observed = requests.begin(self, &arrival.parts, &arrival.info, &arrival.query);
+        let server = self.clone();
+        let answer = async move { server.route(arrival, body).await.unwrap_or_else(|s| respond::status(&s)) };
+        let mut reply = match limit {
+            Ok(Some(limit)) => deadline::within(limit, answer).await,
+            Ok(None) => answer.await,
             Err(s) => respond::status(&s),
         };
+        requests.end(&observed, &reply);
         audit::show_name(&mut reply, id);
-        reply
+        wishes.fulfil(reply).await
     }
 
     /// Serves a request of a user that is known already: a caller in the same process.
     pub async fn serve_as(self: &Arc<Self>, user: User, request: Request<RequestBody>) -> Reply {
         let (parts, body) = request.into_parts();
-        self.route_as(user, parts, body).await
+        self.route_as(user, Arrival::of(parts), body).await
     }
 
-    async fn route(self: &Arc<Self>, mut parts: Parts, body: RequestBody) -> Result<Reply, Status> {
-        match self.identify(&mut parts).await {
-            Ok(user) => Ok(self.route_as(user, parts, body).await),
+    async fn route(self: &Arc<Self>, mut arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
+        let user = match self.identify(&mut arrival.parts).await {
+            Ok(user) => user,
             Err(s) => {
-                self.audit().unidentified(&parts, &s).await;
-                Err(s)
+                self.audit().unidentified(&arrival.parts, &s).await;
+                return Err(s);
             }
+        };
+        let admitted = match self.flow_control().admit(self, &user, &arrival.info, &arrival.query).await {
+            Ok(admitted) => admitted,
+            Err(refused) => return Ok(refused),
+        };
+        // Of a watch, only the beginning takes a seat: that of its answer.
+        let mut reply = self.route_as(user, arrival, body).await;
+        if let Some(admitted) = admitted {
+            admitted.mark(&mut reply);
         }
+        Ok(reply)
     }
 
-    async fn route_as(self: &Arc<Self>, user: User, parts: Parts, body: RequestBody) -> Reply {
-        let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
+    async fn route_as(self: &Arc<Self>, user: User, arrival: Arrival, body: RequestBody) -> Reply {
+        let Arrival { parts, query, info } = arrival;
         let audit = self.audit().begin(&user, &info, &parts).await;
-        let long = is_long(&info);
+        let long = deadline::is_long_running(&info);
         let call = Call { parts, query, info, user, warnings: Arc::default(), audit: audit.clone() };
         let served = AssertUnwindSafe(self.dispatch(call, body)).catch_unwind().await;
         let Some(record) = audit else {
@@ -111,7 +164,9 @@ impl Server {
 
     async fn dispatch(self: &Arc<Self>, mut call: Call, body: RequestBody) -> Result<Reply, Status> {
         self.authorize_recorded(&call.user, &call.info, call.audit.as_deref()).await?;
-        check_timeout(&call)?;
+        if let Some(backend) = self.aggregation().backend_of(&call.info.path) {
+            return Ok(aggregation::proxy::serve(self, call, &backend, body).await);
+        }
         if !call.info.is_resource {
             return self.serve_path(call, body).await;
         }
@@ -127,8 +182,8 @@ impl Server {
         if let Some(record) = &call.audit {
             record.request(&body, |b| decode_tree(&call, b).ok());
         }
-        // A field selector on the name is for authorization only.
-        if matches!(call.info.verb.as_str(), "list" | "watch" | "deletecollection") {
+        // The name in a field selector is for authorization only; that in an old watch path selects.
+        if !call.info.field_selector.is_empty() {
             call.info.name.clear();
         }
         let (warnings, record) = (call.warnings.clone(), call.audit.clone());
@@ -143,7 +198,7 @@ impl Server {
     }
 
     async fn verb(self: &Arc<Self>, call: Call, resource: Arc<Resource>, body: Bytes) -> Result<Reply, Status> {
-        let accepted = negotiate::accepted(&call.parts.headers)?;
+        let accepted = call.accepted(&resource)?;
         let include = IncludeObject::parse(call.query.get("includeObject"));
         let i = &call.info;
         if resource.namespaced
@@ -161,7 +216,7 @@ impl Server {
             }
         } else if !resource.stored {
             if accepted.form != negotiate::Form::Object {
-                return Err(Status::not_acceptable("application/json, application/yaml"));
+                return Err(negotiate::not_acceptable());
             }
             return subresources::virtual_create(self, &call, &resource, &body).await;
         }
@@ -175,19 +230,18 @@ impl Server {
         }
         match i.verb.as_str() {
             "get" => {
-                let fresh = call.query.get("resourceVersion") != Some("0");
-                let o = if fresh {
-                    self.registry().get(&resource, &i.namespace, &i.name).await?
-                } else {
-                    self.registry().get_cached(&resource, &i.namespace, &i.name)?
-                };
+                let at = list_options::get_position(&call.query)?;
+                let o = self.registry().get_at(&resource, &i.namespace, &i.name, at).await?;
                 let o = self.registry().conversions()?.served_one(&resource, o).await?;
                 Ok(respond::object(200, accepted, &resource, &o, include))
             }
             "list" => self.list(&call, &resource, accepted, include).await,
             "watch" => {
+                let options = ListOptions::parse(&call.query, true)?;
                 let selection = self.selection(&call, &resource)?;
-                watch::serve(self.registry(), &resource, selection, &call.query, accepted).await
+                let accepted = negotiate::streamed(accepted)?;
+                let counted = self.metrics().requests.watch(&resource, i);
+                watch::serve(self.registry(), &resource, selection, &options, accepted, include, counted).await
             }
             "create" | "update" | "patch" => {
                 let written = self.write(&call, &resource, &body).await?;
@@ -223,6 +277,9 @@ impl Server {
         let mut fields = call.query.get("fieldSelector").unwrap_or_default().to_owned();
         // A watch of one object, by the old path form.
         if !call.info.name.is_empty() {
+            if single_name(&fields).is_none_or(|n| n != call.info.name) && !fields.is_empty() {
+                return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+            }
             fields = format!("metadata.name={}", call.info.name);
         }
         Selection::new(resource, &call.info.namespace, call.query.get("labelSelector").unwrap_or_default(), &fields)
@@ -235,16 +292,17 @@ impl Server {
         accepted: Accepted,
         include: IncludeObject,
     ) -> Result<Reply, Status> {
+        let options = ListOptions::parse(&call.query, false)?;
         let selection = self.selection(call, resource)?;
-        let limit = match call.query.get("limit").map(str::parse::<i64>) {
-            None => 0,
-            Some(Ok(n)) => n.max(0) as usize,
-            Some(Err(_)) => return Err(Status::bad_request("limit must be a number")),
-        };
-        let (at, after) = list_position(call, &selection)?;
-        let mut page = self.registry().list(resource, &selection, at, limit, after.as_deref()).await?;
+        let prefix = selection.key_prefix();
+        let position = options.position(&prefix)?;
+        let mut page = self
+            .registry()
+            .list(resource, &selection, position.at, position.limit, position.start.as_deref())
+            .await
+            .map_err(|s| list_options::gone(s, &position, &prefix))?;
         page.items = self.registry().conversions()?.served(resource, page.items).await?;
-        let token = page.next.as_ref().map(|k| continue_token(page.revision, k)).unwrap_or_default();
+        let token = list_options::continue_token(&page, &prefix);
         Ok(respond::list(accepted, resource, &page, &token, include))
     }
 
@@ -370,22 +428,6 @@ impl Server {
     }
 }
 
-/// Whether the answer to a request takes as long as its client likes.
-fn is_long(info: &RequestInfo) -> bool {
-    info.verb == "watch" || info.subresource == "proxy" || subresources::is_connect(&info.subresource)
-}
-
-/// A timeout in the URL must be one; streams have a meaning of their own for it.
-fn check_timeout(call: &Call) -> Result<(), Status> {
-    let stream = call.info.verb == "watch" || subresources::is_connect(&call.info.subresource);
-    match call.query.get("timeout").filter(|t| !stream && !t.is_empty()) {
-        Some(t) if api::time::go_duration(t).is_none() => Err(Status::bad_request(format!(
-            "invalid timeout specified in the request URL - time: invalid duration {t:?}"
-        ))),
-        _ => Ok(()),
-    }
-}
-
 /// What is told of an object that is gone; `None` where that is the object.
 fn delete_reply(deleted: &Deleted, resource: &Resource) -> Option<Reply> {
     match deleted {
@@ -489,57 +531,4 @@ pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Cha
         };
         api::codec::check(merged, &schema)
     }))
-}
-
-/// Upstream's continue token: version, revision and the last key, as JSON in base64.
-fn continue_token(revision: u64, key: &str) -> String {
-    BASE64_STANDARD_NO_PAD
-        .encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": format!("{key}\u{0}")}).to_string())
-}
-
-fn list_position(call: &Call, selection: &Selection) -> Result<(At, Option<String>), Status> {
-    let q = &call.query;
-    let rv = match q.get("resourceVersion") {
-        None => None,
-        Some(s) => Some(
-            s.parse::<u64>()
-                .map_err(|_| Status::bad_request(format!("Invalid value: {s:?}: resourceVersion must be a number")))?,
-        ),
-    };
-    if let Some(token) = q.get("continue") {
-        if rv.is_some_and(|r| r != 0) {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
-        }
-        let bad = || Status::bad_request("continue key is not valid: the token was not made by this server");
-        let raw = BASE64_STANDARD_NO_PAD.decode(token.trim_end_matches('=')).map_err(|_| bad())?;
-        let v: Value = serde_json::from_slice(&raw).map_err(|_| bad())?;
-        let start = v["start"].as_str().ok_or_else(bad)?.trim_end_matches('\0').to_owned();
-        if !start.starts_with(&selection.key_prefix()) {
-            return Err(bad());
-        }
-        return Ok(match v["rv"].as_i64() {
-            // The consistent rest of an inconsistent continue.
-            Some(-1) => (At::Consistent, Some(start)),
-            Some(r) if r > 0 => (At::Exact(r as u64), Some(start)),
-            _ => return Err(bad()),
-        });
-    }
-    let at = match (rv, q.get("resourceVersionMatch")) {
-        (None, None) => At::Consistent,
-        (None, Some(_)) => {
-            return Err(Status::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"));
-        }
-        (Some(0), Some("Exact")) => {
-            return Err(Status::bad_request("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""));
-        }
-        (Some(r), Some("Exact")) => At::Exact(r),
-        (Some(0), _) => At::Any,
-        (Some(r), None | Some("NotOlderThan")) => At::NotOlderThan(r),
-        (Some(_), Some(other)) => {
-            return Err(Status::bad_request(format!(
-                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-            )));
-        }
-    };
-    Ok((at, None))
 }

@@ -95,7 +95,7 @@ async fn a_watch_from_before_a_restart_is_told_every_event_once() {
     let task = tokio::spawn(async move { following.run(ended).await });
     let e = create(&store, "later").await;
     let (change, event) = subscription.live.recv().await.unwrap();
-    assert_eq!((change, event.revision), (Change::Added, e));
+    assert_eq!((change, event.event.revision), (Change::Added, e));
     cancel.cancel();
     task.await.unwrap().unwrap();
 }
