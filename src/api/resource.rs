@@ -155,6 +155,11 @@ pub trait Strategy: Send + Sync {
     fn creates_on_update(&self) -> bool {
         false
     }
+    /// Whether objects are records of what happened: they go some time after they were last
+    /// written, and their writes may wait a moment for others.
+    fn is_transient(&self) -> bool {
+        false
+    }
     /// How names are checked.
     fn name_error(&self, name: &str) -> Option<String> {
         crate::names::dns1123_subdomain(name)

@@ -6,6 +6,7 @@ use server::audit::{Config, Rotation};
 
 /// See the module.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct Flags {
     /// What is audited, an audit.k8s.io/v1 Policy [default: who changes what and who reads what, without what idles].
     #[arg(long, env = "SAMPAN_AUDIT_POLICY_FILE", value_parser = super::absolute)]

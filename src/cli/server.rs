@@ -79,8 +79,9 @@ pub struct Flags {
     /// An `AdmissionConfiguration`: what the admission plugins are configured with.
     #[arg(long, env = "SAMPAN_ADMISSION_CONTROL_CONFIG_FILE")]
     admission_control_config_file: Option<PathBuf>,
-    #[command(flatten)]
-    auth: auth::Flags,
+    /// How long events are kept after they were last seen.
+    #[arg(long, env = "SAMPAN_EVENT_TTL", default_value = "1h0m0s", value_parser = lifetime)]
+    event_ttl: Duration,
     /// How many requests that read are served at once; flow control divides them.
     #[arg(long, env = "SAMPAN_MAX_REQUESTS_INFLIGHT", default_value_t = 400)]
     max_requests_inflight: u32,
@@ -106,6 +107,13 @@ fn port_range(s: &str) -> Result<(u16, u16), String> {
     let parse = |p: &str| p.trim().parse::<u16>().map_err(|e| format!("{p:?}: {e}"));
     let (a, b) = (parse(a)?, parse(b)?);
     if a == 0 || a > b { Err("the first port must be at least 1 and at most the last".into()) } else { Ok((a, b)) }
+}
+
+fn lifetime(s: &str) -> Result<Duration, String> {
+    let seconds = api::time::go_duration(s).filter(|d| *d > 0.0);
+    seconds
+        .and_then(|d| Duration::try_from_secs_f64(d).ok())
+        .ok_or_else(|| "must be a duration such as 1h0m0s, and more than none".to_owned())
 }
 
 /// Runs the server until it is told to end.
@@ -194,6 +202,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         requests_inflight: (flags.max_requests_inflight, flags.max_mutating_requests_inflight),
         join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
         audit: flags.audit.config(&data),
+        event_ttl: flags.event_ttl,
         keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
         admission,
         authentication: flags.auth.authentication()?,

@@ -1,25 +1,30 @@
 //! Records Events about objects (upstream: `client-go/tools/record`).
 //!
-//! Events go through a bounded channel to one task; the same event about the same object
-//! raises the count of the first instead of making a new one. When the channel is full,
+//! Events go through a bounded channel to one task, which takes what has gathered while the
+//! events before were written: the [`correlator`] makes few of many. When the channel is full,
 //! events are dropped: they are a help for people, never a duty.
+
+mod correlator;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::k8s::core::v1::{Event, EventSource, ObjectReference};
 use api::meta::apis::meta::v1::{ObjectMeta, Time};
+use futures::StreamExt;
+use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::correlator::{Correlator, Key, Seen};
 use crate::api::{Client, Kind, PatchKind};
 
 /// How many events may wait to be written.
 const QUEUE: usize = 1000;
-/// How many distinct events are remembered for counting.
-const REMEMBERED: usize = 4096;
+/// How many are taken at a time, and written at once.
+const TOGETHER: usize = 64;
 
 struct Note {
     about: ObjectReference,
@@ -70,7 +75,7 @@ impl EventRecorder {
                 component: Some(component.to_owned()),
                 host: (!host.is_empty()).then(|| host.to_owned()),
             },
-            seen: HashMap::new(),
+            correlator: Correlator::default(),
         };
         tasks.spawn(async move {
             let _ = cancel.run_until_cancelled(writer.run(receiver)).await;
@@ -96,63 +101,91 @@ impl EventRecorder {
     }
 }
 
-type Identity = (Option<String>, Option<String>, String, String);
-
 struct Writer {
     client: Client,
     source: EventSource,
-    /// What was written before: (namespace, event name, count).
-    seen: HashMap<Identity, (String, String, i32)>,
+    correlator: Correlator,
+}
+
+/// An event that is to be written.
+struct Planned {
+    note: Arc<Note>,
+    message: String,
+    seen: Seen,
+    /// Tells those apart that are written at one time.
+    index: usize,
 }
 
 impl Writer {
     async fn run(mut self, mut notes: mpsc::Receiver<Arc<Note>>) {
-        while let Some(note) = notes.recv().await {
-            if let Err(s) = self.write(&note).await {
-                tracing::debug!(reason = %note.reason, error = %s, "an event was not recorded");
-            }
+        let mut taken = Vec::with_capacity(TOGETHER);
+        while notes.recv_many(&mut taken, TOGETHER).await > 0 {
+            self.write(std::mem::take(&mut taken)).await;
         }
     }
 
-    async fn write(&mut self, note: &Note) -> Result<(), api::Status> {
-        let now = jiff::Timestamp::now();
-        let id: Identity =
-            (note.about.uid.clone(), note.about.field_path.clone(), note.reason.clone(), note.message.clone());
-        if let Some((namespace, name, count)) = self.seen.get_mut(&id) {
-            *count += 1;
-            let patch = json!({"count": *count, "lastTimestamp": Time(now)});
+    /// Writes what has gathered, each event once.
+    async fn write(&mut self, notes: Vec<Arc<Note>>) {
+        let now = Timestamp::now();
+        let mut planned: HashMap<Key, (Arc<Note>, String)> = HashMap::new();
+        for note in notes {
+            if let Some((key, message)) = self.correlator.correlate(&note, now) {
+                planned.insert(key, (note, message));
+            }
+        }
+        let planned: Vec<(Key, Planned)> = planned
+            .into_iter()
+            .enumerate()
+            .filter_map(|(index, (key, (note, message)))| {
+                let seen = self.correlator.seen(&key)?.clone();
+                Some((key, Planned { note, message, seen, index }))
+            })
+            .collect();
+        let own = &*self;
+        let written: Vec<_> = futures::stream::iter(planned)
+            .map(|(key, p)| async move { (key, own.put(&p, now).await) })
+            .buffer_unordered(TOGETHER)
+            .collect()
+            .await;
+        for (key, result) in written {
+            let named = result.map_err(|s| tracing::debug!(error = %s, "an event was not recorded")).ok();
+            self.correlator.written(key, named);
+        }
+    }
+
+    /// Counts an event that is there, or makes one; gives its namespace and name.
+    async fn put(&self, p: &Planned, now: Timestamp) -> Result<(String, String), api::Status> {
+        if let Some((namespace, name)) = &p.seen.written {
+            let patch = json!({"count": p.seen.count, "lastTimestamp": Time(now), "message": p.message});
             match self.client.patch::<Event>(namespace, name, "", PatchKind::Merge, &patch).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok((namespace.clone(), name.clone())),
                 // It has expired: write a new one.
                 Err(s) if s.is_not_found() => {}
                 Err(s) => return Err(s),
             }
         }
+        let note = &p.note;
         let namespace = match &note.about.namespace {
             Some(n) if !n.is_empty() => n.clone(),
             _ => "default".to_owned(),
         };
         let object_name = note.about.name.clone().unwrap_or_default();
-        let name = format!("{object_name}.{:x}", now.as_nanosecond());
+        let name = format!("{object_name}.{:x}", now.as_nanosecond() + p.index as i128);
         let event = Event {
             metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace.clone()), ..Default::default() },
             involved_object: note.about.clone(),
             reason: Some(note.reason.clone()),
-            message: Some(note.message.clone()),
+            message: Some(p.message.clone()),
             source: Some(self.source.clone()),
-            first_timestamp: Some(Time(now)),
+            first_timestamp: Some(Time(p.seen.first)),
             last_timestamp: Some(Time(now)),
-            count: Some(1),
+            count: Some(p.seen.count),
             type_: Some(note.kind.to_owned()),
             reporting_component: self.source.component.clone(),
             reporting_instance: self.source.host.clone(),
             ..Default::default()
         };
         self.client.create(&event).await?;
-        if self.seen.len() >= REMEMBERED {
-            self.seen.clear();
-        }
-        self.seen.insert(id, (namespace, name, 1));
-        Ok(())
+        Ok((namespace, name))
     }
 }

@@ -10,7 +10,7 @@
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
-//! * [`encryption`] – secrets at rest.
+//! * [`encryption`] – secrets at rest.  [`expiry`] – events go.
 //! * [`service_endpoints`] – where services are dialled.  [`outbound`] – calls to webhooks and issuers.
 //! * [`forward`] – requests that are passed on.
 //! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
@@ -31,6 +31,7 @@ pub mod custom_resources;
 pub mod discovery;
 pub mod encryption;
 mod expiring;
+pub mod expiry;
 pub mod flow_control;
 mod forward;
 pub mod http;
@@ -92,6 +93,8 @@ pub struct Config {
     pub join_secrets: authn::join_tokens::JoinSecrets,
     /// What is recorded of requests, and where.
     pub audit: audit::Config,
+    /// How long events are kept.
+    pub event_ttl: std::time::Duration,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
     /// How callers are known, beside certificates and service accounts.
@@ -143,7 +146,7 @@ impl Server {
         let mut prefixes: Vec<String> = resources.iter().filter(|r| r.stored).map(|r| storage::prefix(r)).collect();
         prefixes.sort();
         prefixes.dedup();
-        let storage = Arc::new(storage::Storage::new(store, config.keyring.clone()));
+        let storage = Arc::new(storage::Storage::new(store, config.keyring.clone()).with_transient(&resources));
         let caches = Caches::load(storage.clone(), &prefixes).await?;
         // Only now is it known that what is stored needs no other key.
         config.keyring.keep().map_err(|e| Status::internal_plain(e.to_string()))?;
@@ -182,6 +185,7 @@ impl Server {
         custom_resources::start(&server, tasks, cancel);
         authn::follow(&server, tasks, cancel)?;
         authz::follow(&server, tasks, cancel)?;
+        expiry::start(&server, tasks, cancel);
         aggregation::availability::restore(&server)?;
         aggregation::availability::start(&server, tasks, cancel);
         let (ended, own) = (cancel.clone(), server.clone());

@@ -7,6 +7,7 @@
 //! so that a watch resumed from history can tell ADDED from MODIFIED. Of what the
 //! [`Keyring`] seals, all but format and that last byte of the header is sealed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::{Object, Resource, Status};
@@ -79,12 +80,24 @@ pub fn sealed_part(value: &[u8]) -> Option<&[u8]> {
 pub struct Storage {
     store: Arc<dyn Store>,
     keys: Arc<Keyring>,
+    transient: BTreeSet<String>,
 }
 
 impl Storage {
     /// A store whose values are sealed as `keys` says.
     pub fn new(store: Arc<dyn Store>, keys: Arc<Keyring>) -> Storage {
-        Storage { store, keys }
+        Storage { store, keys, transient: BTreeSet::new() }
+    }
+
+    /// The same, in which writes to the key spaces of these resources may wait for others.
+    pub fn with_transient(self, resources: &[Arc<Resource>]) -> Storage {
+        let transient = resources.iter().filter(|r| r.stored && r.strategy.is_transient());
+        Storage { transient: transient.map(|r| prefix(r)).collect(), ..self }
+    }
+
+    /// The key spaces of what expires.
+    pub fn transient(&self) -> &BTreeSet<String> {
+        &self.transient
     }
 
     /// The store, for what needs no values.
@@ -225,7 +238,11 @@ pub async fn write(
     let full = format!("{prefix}{key}");
     let _turn = storage.keys.turn(prefix).await;
     let stored = storage.sealed(prefix, &full, &plain)?;
-    match storage.store.put(&full, stored, expect).await {
+    let put = match storage.transient.contains(prefix) {
+        true => storage.store.put_unhurried(&full, stored, expect).await,
+        false => storage.store.put(&full, stored, expect).await,
+    };
+    match put {
         Ok(revision) => Ok(decode(&full, &plain, revision)?),
         Err(store::Error::Conflict { .. }) => Err(WriteError::Conflict),
         Err(e) => Err(WriteError::Status(status_of(e))),
@@ -237,7 +254,12 @@ pub async fn write(
 /// # Errors
 /// See [`WriteError`].
 pub async fn remove(storage: &Storage, prefix: &str, key: &str, revision: Revision) -> Result<Revision, WriteError> {
-    match storage.store.delete(&format!("{prefix}{key}"), Expect::Revision(revision)).await {
+    let (full, expect) = (format!("{prefix}{key}"), Expect::Revision(revision));
+    let deleted = match storage.transient.contains(prefix) {
+        true => storage.store.delete_unhurried(&full, expect).await,
+        false => storage.store.delete(&full, expect).await,
+    };
+    match deleted {
         Ok(r) => Ok(r),
         Err(store::Error::Conflict { .. }) => Err(WriteError::Conflict),
         Err(e) => Err(WriteError::Status(status_of(e))),

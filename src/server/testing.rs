@@ -36,8 +36,17 @@ impl Testing {
         Testing::auditing(Default::default()).await
     }
 
+    /// The same, in which events are kept for a shorter time.
+    pub async fn with_event_ttl(event_ttl: std::time::Duration) -> Testing {
+        Testing::with(Default::default(), event_ttl).await
+    }
+
     /// The same, which records requests.
     pub async fn auditing(audit: crate::audit::Config) -> Testing {
+        Testing::with(audit, std::time::Duration::from_secs(3600)).await
+    }
+
+    async fn with(audit: crate::audit::Config, event_ttl: std::time::Duration) -> Testing {
         let keys = tempfile::tempdir().unwrap();
         let pki = Arc::new(crate::pki::Pki::load_or_create(keys.path(), &["localhost".to_owned()]).unwrap());
         let config = Config {
@@ -51,6 +60,7 @@ impl Testing {
             requests_inflight: (400, 200),
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
             audit,
+            event_ttl,
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
             admission: crate::admission::Settings::default(),
             authentication: crate::authn::Settings::default(),

@@ -1,7 +1,8 @@
 //! [`DurableStore`]: the store on disk.
 //!
 //! Threads: `store-writer` (one, for the store's life) owns the commit machinery
-//! and takes all pending writes at once, so that they share one `fdatasync`;
+//! and takes all pending writes at once, so that they share one `fdatasync`, and keeps
+//! those that may wait until others come, or half a second has gone;
 //! `store-checkpoint` (one at a time, while a checkpoint runs) makes the engine
 //! durable. Reads run on the runtime's blocking threads. Input → output: a bounded
 //! number of [`Request`]s → answers through one-shot channels, events through the hub.
@@ -17,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use crate::disk::RealDisk;
 use crate::engine::SledEngine;
 use crate::manifest::Manifest;
 use crate::memory::check_size;
+use crate::ration::Ration;
 use crate::record::{BATCH_BYTES, record_bytes};
 use crate::{Error, Expect, KeyValue, RESTORE_ADVICE, Range, Revision, Store, Watch, io_error, lock, read};
 
@@ -95,8 +97,17 @@ pub struct DurableStore {
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// A write, and who waits for it.
+struct Pending {
+    write: Write,
+    /// Whether it must not wait for others.
+    hurried: bool,
+    answer: oneshot::Sender<Result<Revision, Error>>,
+    _permit: OwnedSemaphorePermit,
+}
+
 enum Request {
-    Write(Write, oneshot::Sender<Result<Revision, Error>>, OwnedSemaphorePermit),
+    Write(Pending),
     Compact(Revision, oneshot::Sender<Result<(), Error>>),
     Checkpointed(Result<Revision, Error>),
     Close(oneshot::Sender<Result<(), Error>>),
@@ -117,7 +128,16 @@ impl DurableStore {
         }
         let shared = core.shared();
         let (requests, receiver) = channel();
-        let writer = Writer { core, receiver, requests: requests.clone(), checkpoint: None, _guard: guard };
+        let writer = Writer {
+            core,
+            receiver,
+            requests: requests.clone(),
+            checkpoint: None,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            ration: Ration::default(),
+            _guard: guard,
+        };
         let writer = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
@@ -136,11 +156,12 @@ impl DurableStore {
         sender.send(request).map_err(|_| Error::Closed)
     }
 
-    async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<Revision, Error> {
+    async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect, hurried: bool) -> Result<Revision, Error> {
         check_size(key, value.as_ref())?;
         let permit = self.room.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Write(Write { key: key.into(), value, expect }, answer, permit))?;
+        let write = Write { key: key.into(), value, expect };
+        self.send(Request::Write(Pending { write, hurried, answer, _permit: permit }))?;
         answered.await.map_err(|_| Error::Closed)?
     }
 
@@ -181,11 +202,19 @@ impl Store for DurableStore {
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Revision, Error> {
-        self.write(key, Some(value), expect).await
+        self.write(key, Some(value), expect, true).await
+    }
+
+    async fn put_unhurried(&self, key: &str, value: Bytes, expect: Expect) -> Result<Revision, Error> {
+        self.write(key, Some(value), expect, false).await
+    }
+
+    async fn delete_unhurried(&self, key: &str, expect: Expect) -> Result<Revision, Error> {
+        self.write(key, None, expect, false).await
     }
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<Revision, Error> {
-        self.write(key, None, expect).await
+        self.write(key, None, expect, true).await
     }
 
     async fn watch(&self, after: Revision) -> Result<Watch, Error> {
@@ -291,8 +320,19 @@ struct Writer {
     receiver: Receiver<Request>,
     requests: Sender<Request>,
     checkpoint: Option<JoinHandle<()>>,
+    /// Writes that wait for others to share a sync with.
+    pending: Vec<Pending>,
+    pending_bytes: usize,
+    ration: Ration,
     /// Holds the directory's lock until the thread is through.
     _guard: fs::File,
+}
+
+/// What the writer has to do next.
+enum Next {
+    Serve(Request),
+    Commit,
+    Checkpoint,
 }
 
 /// What a turn of the writer's loop asks for next.
@@ -306,8 +346,9 @@ impl Writer {
     fn run(mut self) {
         let end = loop {
             match self.next() {
-                None => self.start_checkpoint(),
-                Some(request) => match self.turn(request) {
+                Next::Checkpoint => self.start_checkpoint(),
+                Next::Commit => self.commit_alone(),
+                Next::Serve(request) => match self.turn(request) {
                     Turn::Continue => {}
                     end => break end,
                 },
@@ -325,46 +366,64 @@ impl Writer {
         let _ = answer.send(result);
     }
 
-    /// The next request; `None` when a checkpoint is due first.
-    fn next(&self) -> Option<Request> {
-        let deadline = self.core.deadline_ms().filter(|_| self.checkpoint.is_none());
-        let Some(deadline) = deadline else {
-            return Some(self.receiver.recv().unwrap_or(Request::Stop));
+    /// The next request, or what is due first.
+    fn next(&self) -> Next {
+        let checkpoint = self.core.deadline_ms().filter(|_| self.checkpoint.is_none());
+        let checkpoint = checkpoint.map(|ms| (Duration::from_millis(ms.saturating_sub(now_ms())), Next::Checkpoint));
+        let commit = (!self.pending.is_empty()).then(|| (self.ration.wait(Instant::now()), Next::Commit));
+        let Some((wait, due)) = commit.into_iter().chain(checkpoint).min_by_key(|(wait, _)| *wait) else {
+            return Next::Serve(self.receiver.recv().unwrap_or(Request::Stop));
         };
-        let wait = deadline.saturating_sub(now_ms());
-        if wait == 0 {
-            return None;
+        if wait.is_zero() {
+            return due;
         }
-        match self.receiver.recv_timeout(Duration::from_millis(wait)) {
-            Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Request::Stop),
+        match self.receiver.recv_timeout(wait) {
+            Ok(request) => Next::Serve(request),
+            Err(RecvTimeoutError::Timeout) => due,
+            Err(RecvTimeoutError::Disconnected) => Next::Serve(Request::Stop),
         }
+    }
+
+    /// Commits what waited, with a sync of its own.
+    fn commit_alone(&mut self) {
+        self.ration.take(Instant::now());
+        self.commit();
+    }
+
+    /// Commits all that is pending as one batch.
+    fn commit(&mut self) {
+        let (writes, answers): (Vec<Write>, Vec<_>) =
+            std::mem::take(&mut self.pending).into_iter().map(|p| (p.write, (p.answer, p._permit))).unzip();
+        self.pending_bytes = 0;
+        if writes.is_empty() {
+            return;
+        }
+        let results = self.core.commit(&writes, now_ms());
+        for ((answer, _permit), result) in answers.into_iter().zip(results) {
+            // A caller that went away does not undo its write.
+            let _ = answer.send(result);
+        }
+        self.core.apply();
     }
 
     /// Handles a request together with all writes that wait behind it.
     fn turn(&mut self, first: Request) -> Turn {
-        let mut writes = Vec::new();
-        let mut answers = Vec::new();
-        let mut bytes = 0;
+        let mut hurried = false;
         let mut next = Some(first);
-        while let Some(Request::Write(write, answer, permit)) = next {
-            bytes += record_bytes(&write.key, write.value.as_ref());
-            writes.push(write);
-            answers.push((answer, permit));
-            if bytes >= BATCH_BYTES {
+        while let Some(Request::Write(pending)) = next {
+            self.pending_bytes += record_bytes(&pending.write.key, pending.write.value.as_ref());
+            hurried |= pending.hurried;
+            self.pending.push(pending);
+            if self.pending_bytes >= BATCH_BYTES {
                 next = None;
                 break;
             }
             next = self.receiver.try_recv().ok();
         }
-        if !writes.is_empty() {
-            let results = self.core.commit(&writes, now_ms());
-            for ((answer, _permit), result) in answers.into_iter().zip(results) {
-                // A caller that went away does not undo its write.
-                let _ = answer.send(result);
-            }
-            self.core.apply();
+        // What may wait does, unless something else is asked for, or it keeps others from being let in.
+        let full = self.pending_bytes >= BATCH_BYTES || self.pending.len() >= PENDING_WRITES / 2;
+        if hurried || full || next.is_some() {
+            self.commit();
         }
         match next {
             None | Some(Request::Write(..)) => Turn::Continue,

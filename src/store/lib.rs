@@ -25,6 +25,7 @@
 //! * `hub` – recent events and the watchers, from history over to live
 //! * `unapplied` – what the engine has yet to be fed
 //! * `commit` – commit, checkpoint and recovery, without a thread or a clock of its own
+//! * `ration` – how often writes that may wait get a sync of their own
 //! * `durable` – [`DurableStore`]: the writer thread around `commit`
 //! * `memory` – [`MemoryStore`]
 //! * `conformance` – the contract suite; `model` – random histories against a map
@@ -51,6 +52,7 @@ mod manifest;
 mod memory;
 #[cfg(test)]
 mod model;
+mod ration;
 mod read;
 mod record;
 #[cfg(test)]
@@ -129,6 +131,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes a value and returns the revision it took, once durable.
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Revision, Error>;
+
+    /// As [`Store::put`], for what is written often and is worth little: it may wait half a second
+    /// for the sync of other writes. Every guarantee holds all the same.
+    async fn put_unhurried(&self, key: &str, value: Bytes, expect: Expect) -> Result<Revision, Error> {
+        self.put(key, value, expect).await
+    }
+
+    /// As [`Store::delete`], in the manner of [`Store::put_unhurried`].
+    async fn delete_unhurried(&self, key: &str, expect: Expect) -> Result<Revision, Error> {
+        self.delete(key, expect).await
+    }
 
     /// Deletes a key and returns the revision of the deletion, once durable.
     /// An absent key is [`Error::Conflict`] unless `expect` is [`Expect::Any`];

@@ -52,6 +52,10 @@ impl Strategy for Namespace {
 pub(super) struct Event;
 
 impl Strategy for Event {
+    fn is_transient(&self) -> bool {
+        true
+    }
+
     fn field(&self, o: &Value, path: &str) -> Option<String> {
         // Both spellings: core's and that of events.k8s.io.
         let path = path.replace("regarding", "involvedObject").replace("reportingController", "reportingComponent");

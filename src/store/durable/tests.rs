@@ -150,3 +150,55 @@ async fn flipped_byte_in_the_state_is_noticed_and_made_good() {
     }
     assert!(rebuilt > 12, "{rebuilt} flips were noticed");
 }
+
+/// How many commits the next `count` events of a watch took.
+async fn commits(watch: &mut Watch, count: usize) -> usize {
+    let (mut events, mut commits) = (0, 0);
+    while events < count {
+        events += watch.events.recv().await.unwrap().unwrap().len();
+        commits += 1;
+    }
+    commits
+}
+
+#[tokio::test]
+async fn a_storm_of_unhurried_writes_shares_few_syncs() {
+    const WRITES: usize = 400;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(DurableStore::open(Options::new(directory.path())).unwrap());
+    let mut watch = store.watch(0).await.unwrap();
+    let begun = Instant::now();
+    let tasks: Vec<_> = (0..WRITES)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move { store.put_unhurried(&format!("k{n}"), Bytes::new(), Expect::Absent).await })
+        })
+        .collect();
+    let mut revisions = Vec::new();
+    for task in tasks {
+        revisions.push(task.await.unwrap().unwrap());
+    }
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=WRITES as u64).collect::<Vec<_>>());
+    let commits = commits(&mut watch, WRITES).await;
+    let allowed = 10 + begun.elapsed().as_millis() / 500 + 1;
+    assert!(commits as u128 <= allowed, "{commits} commits in {:?}", begun.elapsed());
+    drop(store);
+    let store = DurableStore::open(Options::new(directory.path())).unwrap();
+    assert_eq!(store.range("", None, 0).await.unwrap().items.len(), WRITES);
+}
+
+#[tokio::test]
+async fn a_hurried_write_takes_those_along_that_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = DurableStore::open(Options::new(directory.path())).unwrap();
+    for n in 0..11 {
+        store.put_unhurried(&format!("k{n}"), Bytes::new(), Expect::Any).await.unwrap();
+    }
+    let mut watch = store.watch(11).await.unwrap();
+    let both =
+        async { tokio::join!(store.put_unhurried("waits", Bytes::new(), Expect::Any), put(&store, "hurries", "")) };
+    let (waited, hurried) = both.await;
+    assert_eq!((waited.unwrap(), hurried), (12, 13), "in the order in which they came");
+    assert_eq!(commits(&mut watch, 2).await, 1);
+}
