@@ -9,6 +9,7 @@ mod apply;
 mod corruption;
 mod custom_resources;
 mod durability;
+mod golden;
 mod hosts;
 mod https;
 mod image;
