@@ -186,6 +186,8 @@ impl Convert {
     pub fn to_storage(&self, resource: &Resource, object: &mut Value) {
         match self {
             Convert::Builtin { to_storage, .. } => to_storage(object),
+            // What a webhook converts is written in the version that it is sent in up to the store.
+            Convert::Custom(version) if version.webhook().is_some() => {}
             Convert::Custom(_) => object["apiVersion"] = resource.storage_api_version().into(),
         }
     }
@@ -277,6 +279,15 @@ impl Resource {
     /// Whether objects are stored in this very group and version.
     pub fn is_storage(&self) -> bool {
         self.convert.is_none()
+    }
+
+    /// The webhook that converts between this version and others. The pipeline then works on the
+    /// version that is served, not on the stored one.
+    pub fn webhook(&self) -> Option<&Arc<crate::custom::conversion::Webhook>> {
+        match &self.convert {
+            Some(Convert::Custom(version)) => version.webhook(),
+            _ => None,
+        }
     }
 
     /// The subresource of this name.

@@ -64,6 +64,9 @@ pub struct Status {
     pub details: Option<Details>,
     /// The HTTP status code.
     pub code: u16,
+    /// With what an expired list can go on, though not consistently.
+    #[serde(skip)]
+    pub continue_token: String,
 }
 
 impl std::fmt::Display for Status {
@@ -82,7 +85,8 @@ pub fn qualified(group: &str, resource: &str) -> String {
 impl Status {
     /// A failure with the given code, reason and message, without details.
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Status {
-        Status { status: "Failure".into(), message: message.into(), reason: reason.into(), details: None, code }
+        let (message, reason) = (message.into(), reason.into());
+        Status { status: "Failure".into(), message, reason, details: None, code, continue_token: String::new() }
     }
 
     /// The wire form with `kind` and `apiVersion`.
@@ -94,6 +98,9 @@ impl Status {
         }
         if !self.reason.is_empty() {
             v["reason"] = json!(self.reason);
+        }
+        if !self.continue_token.is_empty() {
+            v["metadata"]["continue"] = json!(self.continue_token);
         }
         if let Some(d) = &self.details {
             v["details"] = serde_json::to_value(d).unwrap_or(Value::Null);

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use client::Informers;
 use client::tls::{self, Current};
+use controllers::certificates::signer::{Authority, CertificateSigner};
 use ipnet::IpNet;
 use server::authn::join_tokens::JoinSecrets;
+use server::encryption::{self, Keyring};
 use server::pki::{LEAF_LIFETIME, Pki, Usage};
 use server::request::User;
 use store::{DurableStore, Store};
@@ -68,6 +70,15 @@ pub struct Flags {
     /// Seconds after which a silent node is not ready.
     #[arg(long, env = "SAMPAN_NODE_MONITOR_GRACE_PERIOD", default_value_t = 40)]
     node_monitor_grace_period: u64,
+    /// Admission plugins to run beside the default ones.
+    #[arg(long, env = "SAMPAN_ENABLE_ADMISSION_PLUGINS", value_delimiter = ',')]
+    enable_admission_plugins: Vec<String>,
+    /// Default admission plugins that are not to run.
+    #[arg(long, env = "SAMPAN_DISABLE_ADMISSION_PLUGINS", value_delimiter = ',')]
+    disable_admission_plugins: Vec<String>,
+    /// An `AdmissionConfiguration`: what the admission plugins are configured with.
+    #[arg(long, env = "SAMPAN_ADMISSION_CONTROL_CONFIG_FILE")]
+    admission_control_config_file: Option<PathBuf>,
     /// Run no workloads on this machine.
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,
@@ -126,6 +137,11 @@ fn certificate_names(flags: &Flags, advertise: IpAddr, service: IpAddr) -> Vec<S
 
 async fn serve(flags: &Flags) -> Result<()> {
     let started = Instant::now();
+    let admission = server::admission::Settings::new(
+        &flags.enable_admission_plugins,
+        &flags.disable_admission_plugins,
+        flags.admission_control_config_file.as_deref(),
+    )?;
     let data = flags.data_dir.join("server");
     let fresh = !data.exists();
     if fresh {
@@ -161,6 +177,8 @@ async fn serve(flags: &Flags) -> Result<()> {
         cluster_domain: flags.cluster_domain.clone(),
         node_ports: flags.service_node_port_range,
         join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
+        keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
+        admission,
     };
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;
@@ -266,10 +284,24 @@ async fn renewal(renewed: Renewed, cancel: CancellationToken) {
     }
 }
 
+/// The server's authorities, as the controllers sign with them.
+#[derive(Debug)]
+struct Authorities(Arc<Pki>);
+
+impl CertificateSigner for Authorities {
+    fn sign(&self, by: Authority, request: &[u8], usages: &[String], lifetime: Duration) -> Result<String, String> {
+        let authority = match by {
+            Authority::Clients => &self.0.client_ca,
+            Authority::Kubelets => &self.0.kubelet_ca,
+        };
+        authority.sign_as_requested(request, usages, lifetime).map_err(|e| e.to_string())
+    }
+}
+
 fn start_controllers(
     flags: &Flags,
     api: &Arc<server::Server>,
-    pki: &Pki,
+    pki: &Arc<Pki>,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) {
@@ -289,6 +321,7 @@ fn start_controllers(
             node_cidr_mask: flags.node_cidr_mask_size,
             root_ca_pem: pki.server_ca.certificate_pem.clone(),
             node_monitor_grace: Duration::from_secs(flags.node_monitor_grace_period),
+            certificate_signer: Arc::new(Authorities(pki.clone())),
         }),
     };
     controllers::start(&context);

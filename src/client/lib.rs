@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod api;
+pub mod encryption;
 pub mod events;
 pub mod https;
 pub mod informer;

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission_policy_status;
+pub mod certificates;
 pub mod cluster_roles;
 pub mod daemonset;
 pub mod deployment;
@@ -21,6 +22,8 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_control;
 pub mod pod_gc;
+pub mod pv_protection;
+pub mod pvc_protection;
 pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;
@@ -55,6 +58,9 @@ pub fn start(context: &Context) {
     taint_eviction::start(context);
     pod_gc::start(context);
     token_cleaner::start(context);
+    certificates::start(context);
     admission_policy_status::start(context);
+    pvc_protection::start(context);
+    pv_protection::start(context);
     garbage_collector::start(context);
 }

@@ -11,6 +11,8 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::certificates::signer::CertificateSigner;
+
 /// Settings of the cluster that controllers need.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -22,6 +24,8 @@ pub struct Config {
     pub root_ca_pem: String,
     /// How long a node may be silent before it is not ready.
     pub node_monitor_grace: Duration,
+    /// Signs approved certificate signing requests.
+    pub certificate_signer: Arc<dyn CertificateSigner>,
 }
 
 /// What a controller is made from. Cheap to clone.

@@ -12,9 +12,10 @@ use crate::Server;
 use crate::registry::WriteContext;
 use crate::request::User;
 
-const MANIFESTS: [&str; 3] = [
+const MANIFESTS: [&str; 4] = [
     include_str!("../../manifests/namespaces.yaml"),
     include_str!("../../manifests/rbac.yaml"),
+    include_str!("../../manifests/certificates.yaml"),
     include_str!("../../manifests/priority-classes.yaml"),
 ];
 

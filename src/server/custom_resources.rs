@@ -118,6 +118,7 @@ async fn reconcile(server: &Arc<Server>, name: &str) -> Result<bool, Status> {
         Err(s) if s.is_not_found() => {
             if let Some(gone) = server.table().set(name, None) {
                 server.registry().caches().remove(&gone.prefix);
+                server.registry().conversions()?.forget(name);
                 let versions: Vec<String> = gone.resources.iter().map(|r| r.version.clone()).collect();
                 let group = gone.resources.first().map(|r| r.group.clone()).unwrap_or_default();
                 api_services::forget(server, &group, &versions).await?;

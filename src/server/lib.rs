@@ -3,10 +3,13 @@
 //! * [`storage`], [`watch_cache`], [`registry`] – objects over the store, in memory, and the one pipeline.
 //! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
+//! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
-//! * [`service_endpoints`] – where services are dialled.
+//! * [`encryption`] – secrets at rest.
+//! * [`service_endpoints`] – where services are dialled.  [`outbound`] – calls to webhooks and issuers.
+//! * [`forward`] – requests that are passed on.
 //! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
 //!
 //! Knows nothing of controllers, scheduler or agent.
@@ -18,11 +21,15 @@ pub mod api_services;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+mod conversion;
 pub mod custom_resources;
 pub mod discovery;
+pub mod encryption;
+mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
+mod outbound;
 pub mod paths;
 pub mod pki;
 pub mod registry;
@@ -35,6 +42,7 @@ pub mod subresources;
 #[cfg(test)]
 mod testing;
 pub mod watch_cache;
+mod webhook_client;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,6 +79,10 @@ pub struct Config {
     pub node_ports: (u16, u16),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// What stored secrets are sealed with.
+    pub keyring: Arc<encryption::Keyring>,
+    /// Which admission plugins run.
+    pub admission: admission::Settings,
 }
 
 /// The API server, without its sockets.
@@ -109,7 +121,10 @@ impl Server {
         let mut prefixes: Vec<String> = resources.iter().filter(|r| r.stored).map(|r| storage::prefix(r)).collect();
         prefixes.sort();
         prefixes.dedup();
-        let caches = Caches::load(store.clone(), &prefixes).await?;
+        let storage = Arc::new(storage::Storage::new(store, config.keyring.clone()));
+        let caches = Caches::load(storage.clone(), &prefixes).await?;
+        // Only now is it known that what is stored needs no other key.
+        config.keyring.keep().map_err(|e| Status::internal_plain(e.to_string()))?;
         let address = match config.advertise_address {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
@@ -117,7 +132,7 @@ impl Server {
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
         let server = Arc::new(Server {
             address,
-            registry: Registry::new(store, caches.clone()),
+            registry: Registry::new(storage, caches.clone()),
             table: served::Table::new(resources),
             authenticators: OnceLock::new(),
             authorizers: OnceLock::new(),
@@ -126,20 +141,26 @@ impl Server {
             shutting_down: AtomicBool::new(false),
             config,
         });
+        server.registry.set_conversions(Arc::new(conversion::Conversions::new(Arc::downgrade(&server))));
         server.registry.set_admission(admission::plugins(&server));
         let _ = server.authorizers.set(authz::authorizers(&server));
         let _ = server.authenticators.set(authn::authenticators(&server));
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
-        let (cancel, own) = (cancel.clone(), server.clone());
+        let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
+            let cancel = ended;
             if let Err(s) = own.registry.caches().run(cancel.clone()).await {
                 tracing::error!(error = %s, "the watch cache cannot follow the store; shutting down");
             }
             own.shutting_down.store(true, Ordering::Relaxed);
             cancel.cancel();
         });
-        Ok(server)
+        let settled = encryption::settle(server.registry.storage(), server.registry.caches());
+        match cancel.run_until_cancelled(settled).await {
+            Some(settled) => settled.map(|()| server.clone()),
+            None => Err(Status::unavailable("the server is shutting down")),
+        }
     }
 
     /// The configuration.

@@ -226,7 +226,9 @@ impl client::Api for Local {
                     let _ = tx.send(Err(Status::expired("the watch could not keep up and was closed"))).await;
                     return;
                 };
-                if tx.send(Ok(event(change, e.object.clone()))).await.is_err() {
+                // The start may lie ahead of what the cache had seen.
+                let seen = e.event.revision <= after;
+                if !seen && tx.send(Ok(event(change, e.event.object.clone()))).await.is_err() {
                     return;
                 }
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::Status;
+use client::encryption::PATH as ENCRYPTION_PATH;
 use client::join::JOIN_PATH;
 use http::Method;
 use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH};
@@ -33,6 +34,9 @@ impl Server {
         if path == JOIN_PATH && call.parts.method == Method::POST {
             let answer = self.join(&call.user, &read_body(body).await?).await?;
             return Ok(respond::json(200, &serde_json::to_value(answer).map_err(Status::internal)?));
+        }
+        if let Some(rest) = path.strip_prefix(ENCRYPTION_PATH) {
+            return self.serve_encryption(&call.parts.method, rest, body).await;
         }
         if !matches!(call.parts.method, Method::GET | Method::HEAD) {
             return Err(Status::method_not_allowed());

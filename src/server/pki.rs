@@ -6,6 +6,8 @@
 //! Leaves live in memory: they are made at every start and renewed by a restart of nothing –
 //! the TLS configuration reads them through a resolver that [`Pki::renew`] feeds.
 
+mod signing;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -237,6 +239,7 @@ pub struct Pki {
     pub service_key_pem: String,
     serving: Arc<Current>,
     kubelet_client: Arc<Current>,
+    front_proxy: Arc<Current>,
     kubelet_tls: Arc<rustls::ClientConfig>,
     insecure_tls: Arc<rustls::ClientConfig>,
     names: Vec<String>,
@@ -244,6 +247,8 @@ pub struct Pki {
 
 /// The user that the API server is towards kubelets.
 pub const KUBELET_CLIENT: &str = "system:kube-apiserver";
+/// The name that the API server proves to aggregated servers, which take users from its headers.
+pub const FRONT_PROXY: &str = "system:auth-proxy";
 
 impl Pki {
     /// Loads what is under `directory`, makes what is missing. `names` are the DNS names and
@@ -270,6 +275,7 @@ impl Pki {
         let serving = Current::new(server_ca.issue("kube-apiserver", None, Usage::Server, names)?.certified()?);
         let kubelet_client =
             Current::new(client_ca.issue(KUBELET_CLIENT, Some("system:masters"), Usage::Client, &[])?.certified()?);
+        let front_proxy = Current::new(request_header_ca.issue(FRONT_PROXY, None, Usage::Client, &[])?.certified()?);
         let http1 = ["http/1.1"];
         let kubelet_tls = tls::client_config(Trust::Roots(kubelet_ca.roots()?), Some(kubelet_client.clone()), &http1)?;
         let insecure_tls = tls::client_config(Trust::Anyone, None, &http1)?;
@@ -282,6 +288,7 @@ impl Pki {
             service_key_pem,
             serving,
             kubelet_client,
+            front_proxy,
             kubelet_tls,
             insecure_tls,
             names: names.to_vec(),
@@ -301,6 +308,7 @@ impl Pki {
         self.serving.set(self.server_ca.issue("kube-apiserver", None, Usage::Server, &self.names)?.certified()?);
         let leaf = self.client_ca.issue(KUBELET_CLIENT, Some("system:masters"), Usage::Client, &[])?;
         self.kubelet_client.set(leaf.certified()?);
+        self.front_proxy.set(self.request_header_ca.issue(FRONT_PROXY, None, Usage::Client, &[])?.certified()?);
         Ok(())
     }
 
@@ -315,6 +323,12 @@ impl Pki {
     /// TLS towards kubelets.
     pub fn kubelet_client(&self) -> Arc<rustls::ClientConfig> {
         self.kubelet_tls.clone()
+    }
+
+    /// The identity of the front proxy, of the request-header authority: for TLS towards aggregated
+    /// API servers. It stays current.
+    pub fn front_proxy(&self) -> Arc<Current> {
+        self.front_proxy.clone()
     }
 
     /// TLS towards targets that are not verified.

@@ -17,13 +17,14 @@ use api::time::rfc3339;
 use api::{Object, Resource, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use store::{Expect, Store};
+use store::Expect;
 
 use self::deletion::{delete_preconditions, finished_deletion, marked_for_deletion};
 use self::prepare::{accept, keep_all_but_status, keep_system_metadata, place, preconditions};
 use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings};
+use crate::conversion::Conversions;
 use crate::request::User;
-use crate::storage::{self, WriteError};
+use crate::storage::{self, Storage, WriteError};
 use crate::watch_cache::{Cache, Caches};
 
 pub use self::deletion::{DeleteOptions, Deleted};
@@ -150,10 +151,11 @@ pub struct Written {
 
 /// See the module.
 pub struct Registry {
-    store: Arc<dyn Store>,
+    storage: Arc<Storage>,
     caches: Arc<Caches>,
     /// Set once, after the plugins that read through the registry have been made.
     admission: OnceLock<Vec<Arc<dyn Admission>>>,
+    conversions: OnceLock<Arc<Conversions>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -166,13 +168,31 @@ type Change<'a> = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync + 'a;
 
 impl Registry {
     /// A registry over a store and its caches.
-    pub fn new(store: Arc<dyn Store>, caches: Arc<Caches>) -> Registry {
-        Registry { store, caches, admission: OnceLock::new() }
+    pub fn new(storage: Arc<Storage>, caches: Arc<Caches>) -> Registry {
+        Registry { storage, caches, admission: OnceLock::new(), conversions: OnceLock::new() }
     }
 
     /// Sets the admission plugins; only the first call counts.
     pub fn set_admission(&self, plugins: Vec<Arc<dyn Admission>>) {
         let _ = self.admission.set(plugins);
+    }
+
+    /// Sets who converts custom resources; only the first call counts.
+    pub fn set_conversions(&self, conversions: Arc<Conversions>) {
+        let _ = self.conversions.set(conversions);
+    }
+
+    /// Who converts custom resources between their versions.
+    ///
+    /// # Errors
+    /// 503 before the server has started.
+    pub fn conversions(&self) -> Result<&Arc<Conversions>, Status> {
+        self.conversions.get().ok_or_else(|| Status::unavailable("the server is starting"))
+    }
+
+    /// What everything is stored in.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// The caches.
@@ -197,6 +217,25 @@ impl Registry {
         self.get_cached(resource, namespace, name)
     }
 
+    /// One object, from a state as fresh as is asked for.
+    ///
+    /// # Errors
+    /// 404; 504 for a revision that is not reached in time.
+    pub async fn get_at(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        at: At,
+    ) -> Result<Arc<Object>, Status> {
+        match at {
+            At::Consistent => self.caches.fresh().await?,
+            At::Any => 0,
+            At::NotOlderThan(r) | At::Exact(r) => self.caches.reached(r).await?,
+        };
+        self.get_cached(resource, namespace, name)
+    }
+
     /// One object, from whatever state is at hand.
     ///
     /// # Errors
@@ -208,6 +247,29 @@ impl Registry {
             .get(key.as_str())
             .cloned()
             .ok_or_else(|| Status::not_found(&resource.group, &resource.plural, name))
+    }
+
+    /// A stored object in the version that the pipeline works on.
+    async fn value_of(&self, resource: &Resource, object: &Object) -> Result<Value, Status> {
+        match resource.webhook() {
+            None => Ok(object.to_value()),
+            Some(_) => self.conversions()?.value(resource, object).await,
+        }
+    }
+
+    /// Writes an object of the version that the pipeline works on.
+    async fn write(
+        &self,
+        resource: &Resource,
+        key: &str,
+        mut object: Value,
+        expect: Expect,
+    ) -> Result<Arc<Object>, WriteError> {
+        if let Some(webhook) = resource.webhook() {
+            let to = resource.storage_api_version();
+            object = self.conversions()?.convert_one(webhook, &to, object).await?;
+        }
+        storage::write(&self.storage, &storage::prefix(resource), key, object, expect).await
     }
 
     /// What admission is to know of a write.
@@ -381,7 +443,7 @@ impl Registry {
             }
             return Ok(Arc::new(Object::from_value(&object).map_err(Status::internal)?));
         }
-        match storage::write(&*self.store, &storage::prefix(resource), &key, object, Expect::Absent).await {
+        match self.write(resource, &key, object, Expect::Absent).await {
             Ok(o) => Ok(o),
             Err(WriteError::Conflict) => Err(exists()),
             Err(WriteError::Status(s)) => Err(s),
@@ -414,7 +476,7 @@ impl Registry {
                 }
                 Err(s) => return Err(s),
             };
-            let old = current.to_value();
+            let old = self.value_of(resource, &current).await?;
             let mut warnings = Vec::new();
             let mut new = accept(ctx, resource, change(&served(resource, &old))?, &mut warnings)?;
             place(resource, &mut new, namespace, name)?;
@@ -482,7 +544,7 @@ impl Registry {
                 }
                 other => other?,
             };
-            let old = current.to_value();
+            let old = self.value_of(resource, &current).await?;
             let mut new = api::managed::apply(&manager, &t, Some(&old), &config, force)?;
             // A configuration may name the state that it is meant for; the merged object has the
             // live one's.
@@ -539,13 +601,13 @@ impl Registry {
             }
             let prefix = storage::prefix(resource);
             let result = if finished_deletion(resource, &new) {
-                let removed = storage::remove(&*self.store, &prefix, &current.key(), current.revision()).await;
+                let removed = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await;
                 removed.and_then(|revision| {
                     new["metadata"]["resourceVersion"] = revision.to_string().into();
                     Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?))
                 })
             } else {
-                storage::write(&*self.store, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
+                storage::write(&self.storage, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
             };
             match result {
                 Ok(o) => return Ok(o),
@@ -597,7 +659,7 @@ impl Registry {
             self.admit_mutate(&attributes, &mut new, Some(old)).await?;
         }
         strategy.default(&mut new);
-        if resource.has_generation && subresource.is_empty() && strategy.generation_changed(&new, old) {
+        if resource.has_generation && subresource != "status" && strategy.generation_changed(&new, old) {
             let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
             new["metadata"]["generation"] = (g + 1).into();
         }
@@ -630,13 +692,13 @@ impl Registry {
         if ctx.dry_run {
             return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
         }
-        let prefix = storage::prefix(resource);
         if finished {
-            let revision = storage::remove(&*self.store, &prefix, &current.key(), current.revision()).await?;
+            let prefix = storage::prefix(resource);
+            let revision = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
         }
-        storage::write(&*self.store, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
+        self.write(resource, &current.key(), new, Expect::Revision(current.revision())).await
     }
 
     /// Deletes an object, or begins to.
@@ -653,7 +715,7 @@ impl Registry {
     ) -> Result<Deleted, Status> {
         for _ in 0..ATTEMPTS {
             let current = self.get(resource, namespace, name).await?;
-            let old = current.to_value();
+            let old = self.value_of(resource, &current).await?;
             delete_preconditions(resource, name, options, &current)?;
             let mut attributes = Self::attributes(ctx, resource, Operation::Delete, namespace, name, "");
             options.describe(&mut attributes.options);
@@ -662,7 +724,7 @@ impl Registry {
                 let last = if ctx.dry_run {
                     Some(current.clone())
                 } else {
-                    match storage::remove(&*self.store, &storage::prefix(resource), &current.key(), current.revision())
+                    match storage::remove(&self.storage, &storage::prefix(resource), &current.key(), current.revision())
                         .await
                     {
                         Ok(revision) => Some(storage::at_revision(&current, revision)?),
@@ -682,7 +744,7 @@ impl Registry {
                 return Ok(Deleted::Pending(Arc::new(Object::from_value(&new).map_err(Status::internal)?)));
             }
             let expect = Expect::Revision(current.revision());
-            match storage::write(&*self.store, &storage::prefix(resource), &current.key(), new, expect).await {
+            match self.write(resource, &current.key(), new, expect).await {
                 Ok(o) => return Ok(Deleted::Pending(o)),
                 Err(WriteError::Conflict) => continue,
                 Err(WriteError::Status(s)) => return Err(s),

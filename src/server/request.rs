@@ -141,11 +141,13 @@ impl RequestInfo {
     }
 }
 
-/// The name that a field selector of the form `metadata.name=<name>` asks for.
+/// The name that every object has that a field selector selects.
 pub fn single_name(selector: &str) -> Option<String> {
-    let rest = selector.strip_prefix("metadata.name=")?;
-    let rest = rest.strip_prefix('=').unwrap_or(rest);
-    (!rest.contains(',') && !rest.is_empty()).then(|| rest.to_owned())
+    let value = |term: &str| {
+        let rest = term.trim().strip_prefix("metadata.name=")?;
+        Some(rest.strip_prefix('=').unwrap_or(rest).to_owned())
+    };
+    selector.split(',').find_map(value).filter(|n| !n.is_empty())
 }
 
 /// The query parameters, decoded.
@@ -247,6 +249,18 @@ mod tests {
             ),
             (Method::GET, "/api/v1/namespaces/a/pods/b/log", "get", "", "v1", "pods", "a", "b", "log"),
             (Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Dx", "list", "", "v1", "pods", "", "x", ""),
+            (
+                Method::GET,
+                "/api/v1/pods?fieldSelector=a%3Db,metadata.name%3D%3Dx",
+                "list",
+                "",
+                "v1",
+                "pods",
+                "",
+                "x",
+                "",
+            ),
+            (Method::GET, "/api/v1/watch/namespaces/a/pods/x", "watch", "", "v1", "pods", "a", "x", ""),
         ];
         for (method, uri, verb, group, version, resource, namespace, name, subresource) in cases {
             let i = info(method, uri);

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use api::{Object, Status};
 use client::api::{Call, Gvr, Verb};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::join_tokens::JoinSecrets;
+use crate::encryption::{self, Keyring};
 use crate::request::User;
 use crate::{Config, Server};
 
@@ -41,6 +43,8 @@ impl Testing {
             cluster_domain: "cluster.local".to_owned(),
             node_ports: (30000, 32767),
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
+            keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
+            admission: crate::admission::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());
@@ -70,6 +74,28 @@ impl Testing {
             body: (!body.is_null()).then(|| body.to_string().into()),
         };
         self.server.client(user.clone()).api().call(call).await
+    }
+
+    /// A request of the administrator, by way of HTTP: the code and the body, which is JSON.
+    pub async fn http(&self, method: &str, path: &str, media: &str, body: &Value) -> (u16, Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = http::Request::builder().method(method).uri(path).header("content-type", media);
+        let reply = self.server.serve_as(admin(), request.body(body.into()).unwrap()).await;
+        let code = reply.status().as_u16();
+        let body = reply.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into()))
+    }
+
+    /// Reads over HTTP until `done` is content with what comes.
+    pub async fn get_until(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..500 {
+            let (_, body) = self.http("GET", path, "", &Value::Null).await;
+            if done(&body) {
+                return body;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        panic!("{path} never came to what was waited for");
     }
 
     /// Creates an object as the administrator; what reads the caches, as authorization does, sees it.

@@ -7,9 +7,11 @@
 mod api;
 mod apply;
 mod corruption;
+mod csr;
 mod custom_resources;
 mod durability;
 mod golden;
+mod encryption;
 mod hosts;
 mod https;
 mod image;

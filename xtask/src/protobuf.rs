@@ -1,181 +1,157 @@
-//! `xtask protobuf <k8s-pb source> <schemas.json.gz> <out.txt>`: the table of field numbers.
+//! `xtask protobuf <folder> <out.txt>`: the table of protobuf fields.
 //!
-//! Facts only: message names and field numbers are read off the attributes of the k8s-pb crate's
-//! structs (Apache-2.0, the same minor), JSON names off the schema data. A message field without a
-//! JSON property of its name is a struct that Go inlines.
+//! The folder holds upstream's published Go modules `api`, `apimachinery`, `apiextensions-apiserver` and
+//! `kube-aggregator` of one minor. Facts only are read: messages, field numbers and wire types off their
+//! `generated.proto`, JSON names and whether a field is a pointer off the tags of the Go structs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+
+/// What the Go struct says of a field.
+struct GoField {
+    json: String,
+    inline: bool,
+    presence: &'static str,
+}
 
 struct Field {
     tag: u32,
     name: String,
     kind: &'static str,
-    repeated: bool,
-    map: bool,
+    shape: &'static str,
+    presence: &'static str,
     of: Option<String>,
 }
 
 type Messages = BTreeMap<String, Vec<Field>>;
+/// By message and field number.
+type GoFields = BTreeMap<(String, u32), GoField>;
 
 /// Writes the table.
-pub fn run(source: &Path, schemas: &Path, out: &Path) -> Result<()> {
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(schemas)?).read_to_string(&mut text)?;
-    let data: Value = serde_json::from_str(&text)?;
-    let definitions = data["definitions"].as_object().context("the schema data has no definitions")?;
+pub fn run(modules: &Path, out: &Path) -> Result<()> {
     let mut messages = Messages::new();
-    read_directory(&source.join("src"), &source.join("src"), &mut messages)?;
-    let messages = with_names_of(definitions, messages);
-    std::fs::write(out, table(&messages, definitions))?;
+    read_directory(modules, &mut messages)?;
+    std::fs::write(out, table(&messages))?;
     Ok(())
 }
 
-/// Generated structs say `CsiDriver` where the API says `CSIDriver`.
-fn with_names_of(definitions: &serde_json::Map<String, Value>, messages: Messages) -> Messages {
-    let proper: BTreeMap<String, &String> = definitions.keys().map(|d| (d.to_lowercase(), d)).collect();
-    let fix = |name: String| proper.get(&name.to_lowercase()).map_or(name, |d| (*d).clone());
-    let field = |f: Field| Field { of: f.of.map(fix), ..f };
-    messages.into_iter().map(|(m, fields)| (fix(m), fields.into_iter().map(field).collect())).collect()
-}
-
-fn read_directory(root: &Path, directory: &Path, messages: &mut Messages) -> Result<()> {
+fn read_directory(directory: &Path, messages: &mut Messages) -> Result<()> {
+    let proto = directory.join("generated.proto");
+    if proto.exists() {
+        let text = std::fs::read_to_string(&proto)?;
+        let package = text.lines().find_map(|l| l.strip_prefix("package ")).context("a .proto without a package")?;
+        let package = package.trim_end_matches(';').trim_start_matches("k8s.io.").to_owned();
+        let go = go_fields(directory, &package)?;
+        read_proto(&text, &package, &go, messages);
+    }
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() {
-            read_directory(root, &path, messages)?;
-        } else if path.ends_with("mod.rs") {
-            let module: Vec<String> = path
-                .parent()
-                .and_then(|p| p.strip_prefix(root).ok())
-                .map(|p| p.iter().map(|s| s.to_string_lossy().into_owned()).collect())
-                .unwrap_or_default();
-            read_file(&std::fs::read_to_string(&path)?, &module, messages);
+            read_directory(&path, messages)?;
         }
     }
     Ok(())
 }
 
-fn read_file(text: &str, module: &[String], messages: &mut Messages) {
-    let (mut current, mut attribute, mut declaration) = (None::<String>, None::<String>, String::new());
+fn go_fields(directory: &Path, package: &str) -> Result<GoFields> {
+    let mut all = GoFields::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.ends_with(".go") && !name.ends_with("_test.go") && !name.contains("generated") {
+            read_go(&std::fs::read_to_string(&path)?, package, &mut all);
+        }
+    }
+    Ok(all)
+}
+
+/// Reads lines such as `Replicas *int32 json:"replicas,omitempty" protobuf:"varint,1,opt,name=replicas"`.
+fn read_go(text: &str, package: &str, all: &mut GoFields) {
+    let mut current = String::new();
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("type ").and_then(|l| l.strip_suffix(" struct {")) {
+            current = name.trim().to_owned();
+            continue;
+        }
+        let line = line.trim();
+        let Some((declaration, tags)) = line.split_once('`').filter(|_| !line.starts_with("//")) else { continue };
+        let tag_of = |key: &str| tags.split(&format!("{key}:\"")).nth(1).and_then(|t| t.split('"').next());
+        let Some(number) = tag_of("protobuf").and_then(|t| t.split(',').nth(1)).and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        let json = tag_of("json").unwrap_or_default();
+        let words: Vec<&str> = declaration.split_whitespace().collect();
+        let kind = words.last().copied().unwrap_or_default();
+        let presence = match kind.chars().next() {
+            Some('*') => "?",
+            _ if !json.is_empty() && !json.contains(",omitempty") && !json.contains(",omitzero") => "!",
+            _ => "",
+        };
+        let field = GoField {
+            json: json.split(',').next().unwrap_or_default().to_owned(),
+            inline: json.contains(",inline"),
+            presence,
+        };
+        all.insert((format!("{package}.{current}"), number), field);
+    }
+}
+
+fn read_proto(text: &str, package: &str, go: &GoFields, messages: &mut Messages) {
+    let mut current = String::new();
     for line in text.lines().map(str::trim) {
-        if let Some(rest) = line.strip_prefix("pub struct ") {
-            let name = rest.split([' ', '{']).next().unwrap_or_default();
-            let full = full_name(module, name);
-            messages.entry(full.clone()).or_default();
-            current = Some(full);
-        } else if line.starts_with("#[prost(") && line.contains("tag") {
-            attribute = Some(line.to_owned());
-            declaration.clear();
-        } else if attribute.is_some() && !line.starts_with("#[") && !line.starts_with("//") {
-            declaration.push_str(line);
-            let closed = declaration.matches('<').count() == declaration.matches('>').count();
-            if closed && line.ends_with(',') {
-                if let (Some(message), Some(field)) =
-                    (&current, field(&attribute.take().unwrap_or_default(), &declaration, module))
-                {
-                    messages.entry(message.clone()).or_default().push(field);
-                }
-                attribute = None;
-            }
+        if let Some(name) = line.strip_prefix("message ") {
+            current = format!("{package}.{}", name.trim_end_matches([' ', '{']));
+            messages.entry(current.clone()).or_default();
+        } else if let Some(field) = proto_field(line, package, &current, go) {
+            messages.entry(current.clone()).or_default().push(field);
         }
     }
 }
 
-fn full_name(module: &[String], name: &str) -> String {
-    format!("io.k8s.{}.{name}", module.join("."))
-}
-
-fn field(attribute: &str, declaration: &str, module: &[String]) -> Option<Field> {
-    let tag = attribute.split("tag = \"").nth(1)?.split('"').next()?.parse().ok()?;
-    let (name, kind_text) = declaration.strip_prefix("pub ")?.split_once(':')?;
-    let map = attribute.contains("map = ");
-    let value = if map {
-        attribute.split("map = \"").nth(1)?.split('"').next()?.split(", ").nth(1)?
-    } else {
-        attribute.strip_prefix("#[prost(")?.split([',', ' ', '=']).next()?
+/// Reads lines such as `optional string name = 1;` and `map<string, .k8s.io.x.Y> items = 2;`.
+fn proto_field(line: &str, package: &str, message: &str, go: &GoFields) -> Option<Field> {
+    let (declaration, number) = line.strip_suffix(';')?.split_once(" = ")?;
+    let tag: u32 = number.trim().parse().ok()?;
+    let (kind, name) = declaration.rsplit_once(' ')?;
+    let (shape, kind) = match kind.split_once(' ') {
+        Some(("optional", k)) => ("", k),
+        Some(("repeated", k)) => ("*", k),
+        _ => ("%", kind.strip_prefix("map<string, ")?.strip_suffix('>')?),
     };
-    let kind = match value {
-        "string" => "s",
-        "bytes" => "b",
-        "int32" | "int64" | "uint32" | "uint64" => "i",
-        "bool" => "B",
-        "double" => "d",
-        _ => "m",
+    let (letter, of) = match kind {
+        "string" => ("s", None),
+        "bytes" => ("b", None),
+        "int32" | "int64" | "uint32" | "uint64" => ("i", None),
+        "bool" => ("B", None),
+        "double" => ("d", None),
+        other => match other.strip_prefix(".k8s.io.") {
+            Some(full) => ("m", Some(full.to_owned())),
+            None => ("m", Some(format!("{package}.{other}"))),
+        },
     };
-    let of = (kind == "m").then(|| resolve(kind_text, module)).flatten();
-    Some(Field {
-        tag,
-        name: name.trim().trim_start_matches("r#").to_owned(),
-        kind,
-        repeated: attribute.contains("repeated"),
-        map,
-        of,
-    })
-}
-
-/// The full name of the last type in a declaration such as `Option<super::core::v1::Pod>`.
-fn resolve(declaration: &str, module: &[String]) -> Option<String> {
-    let inner = declaration.trim_end_matches([',', '>', ' ']);
-    let inner = inner.rsplit(['<', ' ', ',']).next()?;
-    let mut path: Vec<String> = module.to_vec();
-    let mut parts: Vec<&str> = inner.split("::").collect();
-    let name = parts.pop()?;
-    for p in parts {
-        match p {
-            "super" => {
-                path.pop();
-            }
-            p => path.push(p.to_owned()),
-        }
-    }
-    Some(full_name(&path, name))
-}
-
-fn flat(s: &str) -> String {
-    s.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase()
-}
-
-fn camel(s: &str) -> String {
-    let mut out = String::new();
-    for (i, part) in s.trim_end_matches('_').split('_').enumerate() {
-        let mut chars = part.chars();
-        match chars.next() {
-            Some(c) if i > 0 => out.extend(c.to_uppercase().chain(chars)),
-            Some(c) => out.extend(std::iter::once(c).chain(chars)),
-            None => {}
-        }
-    }
-    out
-}
-
-fn table(messages: &Messages, definitions: &serde_json::Map<String, Value>) -> String {
-    let properties = |name: &str| -> BTreeMap<String, String> {
-        let p = definitions.get(name).and_then(|d| d["properties"].as_object());
-        p.into_iter().flatten().map(|(k, _)| (flat(k), k.clone())).collect()
+    let of_go = go.get(&(message.to_owned(), tag));
+    let json = match of_go {
+        Some(g) if g.inline && g.json.is_empty() => "~".to_owned(),
+        Some(g) if !matches!(g.json.as_str(), "" | "-") => g.json.clone(),
+        _ => name.to_owned(),
     };
-    // Inlined structs take their JSON names from those that inline them.
-    let mut inherited: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    let mut inlined: BTreeSet<(String, u32)> = BTreeSet::new();
-    for (message, fields) in messages.iter().filter(|(m, _)| definitions.contains_key(*m)) {
-        let own = properties(message);
-        for f in fields.iter().filter(|f| f.kind == "m" && !f.repeated && !f.map && !own.is_empty()) {
-            if !own.contains_key(&flat(&f.name))
-                && let Some(of) = &f.of
-            {
-                inlined.insert((message.clone(), f.tag));
-                inherited.entry(of.clone()).or_default().extend(own.clone());
-            }
-        }
-    }
-    // What is reachable from a definition is kept, nothing else.
+    // Lists and maps that are empty are no fields at all.
+    let presence = of_go.filter(|_| shape.is_empty()).map_or("", |g| g.presence);
+    Some(Field { tag, name: json, kind: letter, shape, presence, of })
+}
+
+/// What is reachable from the kinds of stable versions, nothing else.
+fn table(messages: &Messages) -> String {
+    const STABLE: [&str; 2] = [".v1", ".v2"];
+    let is_root = |m: &str| {
+        let package = m.rsplit_once('.').map_or("", |(p, _)| p);
+        STABLE.iter().any(|v| package.ends_with(v)) && !package.contains("testapigroup")
+    };
     let mut wanted: BTreeSet<&String> = BTreeSet::new();
-    let mut queue: Vec<&String> = messages.keys().filter(|m| definitions.contains_key(*m)).collect();
+    let mut queue: Vec<&String> = messages.keys().filter(|m| is_root(m)).collect();
     while let Some(m) = queue.pop() {
         if wanted.insert(m) {
             queue.extend(messages[m].iter().filter_map(|f| f.of.as_ref()).filter(|o| messages.contains_key(*o)));
@@ -183,24 +159,10 @@ fn table(messages: &Messages, definitions: &serde_json::Map<String, Value>) -> S
     }
     let mut out = String::new();
     for message in wanted {
-        let mut names = properties(message);
-        names.extend(inherited.get(message).cloned().unwrap_or_default());
-        let _ = writeln!(out, "{}", message.trim_start_matches("io.k8s."));
+        let _ = writeln!(out, "{message}");
         for f in &messages[message] {
-            let json = if inlined.contains(&(message.clone(), f.tag)) {
-                "~".to_owned()
-            } else {
-                names.get(&flat(&f.name)).cloned().unwrap_or_else(|| camel(&f.name))
-            };
-            let shape = if f.map {
-                "%"
-            } else if f.repeated {
-                "*"
-            } else {
-                ""
-            };
-            let of = f.of.as_deref().map(|o| format!(" {}", o.trim_start_matches("io.k8s."))).unwrap_or_default();
-            let _ = writeln!(out, " {} {json} {}{shape}{of}", f.tag, f.kind);
+            let of = f.of.as_deref().map(|o| format!(" {o}")).unwrap_or_default();
+            let _ = writeln!(out, " {} {} {}{}{}{of}", f.tag, f.name, f.kind, f.shape, f.presence);
         }
     }
     out

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::jsonpath::JsonPath;
 use super::{structural, text, texts};
 use crate::field::{ErrorList, FieldError};
+use crate::kinds::admissionregistration::webhook;
 use crate::names;
 use crate::resource::Strategy;
 
@@ -283,22 +284,43 @@ fn printer_column(c: &Value, path: &str, errors: &mut ErrorList) {
     }
 }
 
+/// Upstream names the fields of its internal version, where the webhook's stand one level higher.
 fn conversion(conversion: &Value, errors: &mut ErrorList) {
+    let webhook = &conversion["webhook"];
+    let (config, versions) = ("spec.conversion.webhookClientConfig", "spec.conversion.conversionReviewVersions");
     match text(&conversion["strategy"]).as_str() {
-        "None" => {
-            if conversion["webhook"].is_object() {
-                let why = "should not be set when strategy is not set to Webhook";
-                errors.push(FieldError::forbidden("spec.conversion.webhook", why));
+        "Webhook" => {
+            match &webhook["clientConfig"] {
+                Value::Null => errors.push(FieldError::required(config, "required when strategy is set to Webhook")),
+                client => errors.extend(webhook::client(client, config)),
+            }
+            review_versions(&webhook["conversionReviewVersions"], versions, errors);
+        }
+        "" => errors.push(FieldError::required("spec.conversion.strategy", "")),
+        strategy => {
+            if strategy != "None" {
+                errors.push(FieldError::not_supported("spec.conversion.strategy", strategy, &["None", "Webhook"]));
+            }
+            let why = "should not be set when strategy is not set to Webhook";
+            if !webhook["clientConfig"].is_null() {
+                errors.push(FieldError::forbidden(config, why));
+            }
+            if !texts(&webhook["conversionReviewVersions"]).is_empty() {
+                errors.push(FieldError::forbidden(versions, why));
             }
         }
-        "Webhook" => errors.push(FieldError::forbidden(
-            "spec.conversion.strategy",
-            "conversion by webhook is not supported by this version of the server; use None",
-        )),
-        "" => errors.push(FieldError::required("spec.conversion.strategy", "")),
-        other => {
-            errors.push(FieldError::not_supported("spec.conversion.strategy", other, &["None", "Webhook"]));
-        }
+    }
+}
+
+fn review_versions(given: &Value, path: &str, errors: &mut ErrorList) {
+    let versions = texts(given);
+    if versions.is_empty() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    errors.extend(webhook::unique_versions(versions.iter().map(String::as_str), path));
+    if !versions.iter().any(|v| matches!(v.as_str(), "v1" | "v1beta1")) {
+        errors.push(FieldError::invalid(path, given.clone(), "must include at least one of v1, v1beta1"));
     }
 }
 
@@ -349,7 +371,23 @@ mod tests {
         );
         assert!(said("/spec/versions/0/schema", json!({})).contains("schemas are required"));
         assert!(said("/spec/names/plural", json!("Widgets")).contains("spec.names.plural: Invalid value"));
-        assert!(said("/spec/conversion/strategy", json!("Webhook")).contains("not supported"));
+        let webhook = said("/spec/conversion/strategy", json!("Webhook"));
+        assert_eq!(
+            webhook,
+            "spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook; \
+             spec.conversion.conversionReviewVersions: Required value"
+        );
+        let config = json!({"clientConfig": {}, "conversionReviewVersions": ["v3", "v3"]});
+        let webhook = said("/spec/conversion", json!({"strategy": "Webhook", "webhook": config}));
+        assert_eq!(
+            webhook,
+            "spec.conversion.webhookClientConfig: Required value: exactly one of url or service is required; \
+             spec.conversion.conversionReviewVersions[1]: Invalid value: \"v3\": duplicate version; \
+             spec.conversion.conversionReviewVersions: Invalid value: [\"v3\",\"v3\"]: \
+             must include at least one of v1, v1beta1"
+        );
+        let config = json!({"strategy": "None", "webhook": {"clientConfig": {}, "conversionReviewVersions": ["v1"]}});
+        assert!(said("/spec/conversion", config).contains("should not be set when strategy is not set to Webhook"));
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //!
 //! * [`schema`] – the structural schema of a version.  [`validation`] – values against it.
 //! * [`defaulting`] – what it fills in.  [`jsonpath`] – printer columns.
+//! * [`conversion`] – the webhook that converts between versions.
 //! * [`strategy`] – all of it as the behaviour of a kind.
 //! * [`definition`] – the behaviour of CustomResourceDefinition itself; [`structural`] – what it
 //!   demands of schemas.
 
+pub mod conversion;
 pub mod defaulting;
 pub mod definition;
 mod formats;
@@ -23,6 +25,7 @@ use serde_json::Value;
 
 use crate::resource::{Column, Convert, Resource, Subresource};
 use crate::schema::TypeRef;
+use conversion::Webhook;
 use jsonpath::JsonPath;
 use schema::Props;
 use strategy::{Custom, Printer};
@@ -37,13 +40,31 @@ pub struct Version {
     api_version: String,
     schema: TypeRef,
     props: Arc<Props>,
+    webhook: Option<Arc<Webhook>>,
 }
 
 impl Version {
     /// Makes a stored object one of this version: what its schema does not know is dropped, what it
-    /// has defaults for is filled in.
+    /// has defaults for is filled in. Where a webhook converts, it has done so before, and this
+    /// only drops what it should not have given.
     pub fn from_storage(&self, object: &mut Value) {
+        if self.webhook.is_some() {
+            if object["apiVersion"] == self.api_version.as_str() {
+                self.prune(object);
+            }
+            return;
+        }
         object["apiVersion"] = self.api_version.clone().into();
+        self.prune(object);
+        defaulting::apply(&self.props, object);
+    }
+
+    /// The webhook that converts between the versions.
+    pub fn webhook(&self) -> Option<&Arc<Webhook>> {
+        self.webhook.as_ref()
+    }
+
+    fn prune(&self, object: &mut Value) {
         let taken = std::mem::take(object);
         // Stored objects were checked when they were written; a schema that has become narrower
         // since must not make them unreadable.
@@ -51,7 +72,6 @@ impl Version {
             Ok(decoded) => decoded.value,
             Err(_) => taken,
         };
-        defaulting::apply(&self.props, object);
     }
 }
 
@@ -77,10 +97,11 @@ pub fn resources(definition: &Value) -> Vec<Arc<Resource>> {
     let storage = versions.iter().find(|v| v["storage"] == true).map(|v| text(&v["name"])).unwrap_or_default();
     // Objects that were stored by an older definition may not look like its present one.
     let changed = versions.len() > 1 || definition["metadata"]["generation"].as_i64().unwrap_or(1) > 1;
+    let webhook = Webhook::of(definition);
     let mut all: Vec<Arc<Resource>> = versions
         .iter()
         .filter(|v| v["served"] == true)
-        .map(|v| Arc::new(entry(definition, v, &storage, changed, ending)))
+        .map(|v| Arc::new(entry(definition, v, &storage, changed, webhook.clone(), ending)))
         .collect();
     all.sort_by_key(|r| std::cmp::Reverse(priority(&r.version)));
     all
@@ -90,7 +111,7 @@ pub fn resources(definition: &Value) -> Vec<Arc<Resource>> {
 pub fn storage_resource(definition: &Value) -> Resource {
     let versions = &definition["spec"]["versions"];
     let storage = versions.as_array().into_iter().flatten().find(|v| v["storage"] == true).unwrap_or(&Value::Null);
-    entry(definition, storage, storage["name"].as_str().unwrap_or_default(), false, false)
+    entry(definition, storage, storage["name"].as_str().unwrap_or_default(), false, None, false)
 }
 
 /// What a published schema is: the `openAPIV3Schema` of each served version.
@@ -99,7 +120,14 @@ pub fn published(definition: &Value) -> impl Iterator<Item = (String, &Value)> {
     served.map(|v| (text(&v["name"]), &v["schema"]["openAPIV3Schema"]))
 }
 
-fn entry(definition: &Value, version: &Value, storage: &str, changed: bool, ending: bool) -> Resource {
+fn entry(
+    definition: &Value,
+    version: &Value,
+    storage: &str,
+    changed: bool,
+    webhook: Option<Arc<Webhook>>,
+    ending: bool,
+) -> Resource {
     let (spec, names) = (&definition["spec"], &definition["status"]["acceptedNames"]);
     let (group, name, kind) = (text(&spec["group"]), text(&version["name"]), text(&names["kind"]));
     let schema = &version["schema"]["openAPIV3Schema"];
@@ -127,8 +155,8 @@ fn entry(definition: &Value, version: &Value, storage: &str, changed: bool, endi
         .map(|f| text(&f["jsonPath"]).trim_start_matches('.').to_owned())
         .collect();
     let api_version = format!("{group}/{name}");
-    let convert = (changed || props.has_defaults())
-        .then(|| Convert::Custom(Arc::new(Version { api_version, schema: t.clone(), props: props.clone() })));
+    let convert = (changed || props.has_defaults() || webhook.is_some())
+        .then(|| Convert::Custom(Arc::new(Version { api_version, schema: t.clone(), props: props.clone(), webhook })));
     Resource {
         list_kind: text(&names["listKind"]),
         plural: text(&names["plural"]),

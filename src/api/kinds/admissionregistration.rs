@@ -4,7 +4,7 @@
 //! Here is what both kinds of admission have in common: rules, match conditions, selectors.
 
 mod policy;
-mod webhook;
+pub(crate) mod webhook;
 
 pub(super) use policy::{Policy, PolicyBinding};
 pub(super) use webhook::WebhookConfiguration;

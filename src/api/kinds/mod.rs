@@ -1,7 +1,7 @@
 //! The behaviour of each built-in kind: defaults, validation, cells. One file per kind or family;
 //! a kind that is not named in [`strategy`] has nothing of its own.
 
-mod admissionregistration;
+pub(crate) mod admissionregistration;
 mod api_service;
 mod batch;
 mod cells;
@@ -13,6 +13,7 @@ mod limits;
 mod networking;
 mod node;
 mod pod;
+mod pod_aspects;
 mod pod_spec;
 mod rbac;
 mod rows;

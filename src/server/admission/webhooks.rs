@@ -1,19 +1,17 @@
 //! Admission webhooks: services of the cluster's owner that change or refuse writes
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>).
 //!
-//! * [`hook`] – a webhook, compiled.  [`client`] – how it is reached.  [`review`] – what is said.
-//! * [`trust`] – whose certificates are accepted.  [`patch`] – what becomes of its answer.
+//! * [`hook`] – a webhook, compiled.  [`review`] – what is said.  [`patch`] – what becomes of its
+//!   answer.  [`crate::webhook_client`] – how it is reached.
 //!
 //! Mutating webhooks are called one after the other, in the order of their configurations' names;
 //! validating ones all at once. There are no audit annotations: nothing audits here.
 
-mod client;
 mod hook;
 mod patch;
 mod review;
 #[cfg(test)]
 mod tests;
-mod trust;
 
 use std::sync::{Arc, Weak};
 
@@ -25,6 +23,7 @@ use serde_json::Value;
 use self::hook::{Failure, Hook};
 use super::dynamic::compiled::Compiled;
 use super::dynamic::is_exempt;
+use super::dynamic::matching::Shown;
 use super::dynamic::request::Request;
 use super::{Admission, Attributes, alive};
 use crate::Server;
@@ -55,10 +54,16 @@ impl Mutating {
             Ok(answer) => answer,
             Err(failure) => return settle(hook, failure),
         };
-        let changed = match &answer {
+        let mut changed = match &answer {
             Some(answer) => patch::apply(answer, &request)?,
             None => None,
         };
+        if let (Shown::Converted(r, ..), Some(new)) = (&shown, &mut changed)
+            && let Some(webhook) = r.webhook()
+        {
+            let conversions = server.registry().conversions()?;
+            *new = conversions.convert_one(webhook, &a.resource.api_version(), new.take()).await?;
+        }
         if let Some(new) = changed.filter(|new| new != object) {
             *object = new;
             a.reinvocation.changed(&hook.id);

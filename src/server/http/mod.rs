@@ -1,10 +1,14 @@
 //! HTTP: from a request to the registry and back.
 //!
-//! * [`negotiate`] – representations; [`respond`] – bodies; [`watch`] – watch streams.
+//! * [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
 //! * here – the chain identity → authorization → dispatch, and the verbs.
 
+pub mod encoding;
+pub mod list_options;
 pub mod negotiate;
 pub mod respond;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
 use std::sync::Arc;
@@ -12,21 +16,20 @@ use std::sync::Arc;
 use api::codec::Decoded;
 use api::field::FieldError;
 use api::{Resource, Status, Subresource};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD_NO_PAD;
 use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
-use self::negotiate::Accepted;
+use self::list_options::ListOptions;
+use self::negotiate::{Accepted, Media};
 use self::respond::{IncludeObject, Reply};
 use crate::Server;
 use crate::admission::Warnings;
 use crate::authz::{self, Decision};
 use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
-use crate::request::{Query, RequestInfo, User};
+use crate::request::{Query, RequestInfo, User, single_name};
 use crate::subresources;
 
 /// Server-side apply.
@@ -52,6 +55,21 @@ pub struct Call {
     pub warnings: Arc<Warnings>,
 }
 
+impl Call {
+    /// How the client wants objects of a resource shown.
+    ///
+    /// # Errors
+    /// 406.
+    pub fn accepted(&self, resource: &Resource) -> Result<Accepted, Status> {
+        let headers = &self.parts.headers;
+        let accepted = negotiate::accepted(headers, respond::protobuf_kind(resource).is_some())?;
+        if accepted.media == Media::Json && negotiate::is_pretty(headers, &self.query) {
+            return Ok(Accepted { media: Media::Pretty, ..accepted });
+        }
+        Ok(accepted)
+    }
+}
+
 /// The request's body type: anything hyper or a test brings.
 pub type RequestBody = axum::body::Body;
 
@@ -59,10 +77,9 @@ impl Server {
     /// Serves one request.
     pub async fn serve(self: &Arc<Self>, request: Request<RequestBody>) -> Reply {
         let (parts, body) = request.into_parts();
-        match self.route(parts, body).await {
-            Ok(reply) => reply,
-            Err(s) => respond::status(&s),
-        }
+        let wishes = encoding::Wishes::of(&parts.headers);
+        let reply = self.route(parts, body).await.unwrap_or_else(|s| respond::status(&s));
+        wishes.fulfil(reply).await
     }
 
     /// Serves a request of a user that is known already: a caller in the same process.
@@ -98,8 +115,8 @@ impl Server {
             return subresources::connect(self, call, &resource, body).await;
         }
         let body = read_body(body).await?;
-        // A field selector on the name is for authorization only.
-        if matches!(call.info.verb.as_str(), "list" | "watch" | "deletecollection") {
+        // The name in a field selector is for authorization only; that in an old watch path selects.
+        if !call.info.field_selector.is_empty() {
             call.info.name.clear();
         }
         let mut reply = self.verb(call, resource, body).await.unwrap_or_else(|s| respond::status(&s));
@@ -173,7 +190,7 @@ impl Server {
     }
 
     async fn verb(self: &Arc<Self>, call: Call, resource: Arc<Resource>, body: Bytes) -> Result<Reply, Status> {
-        let accepted = negotiate::accepted(&call.parts.headers)?;
+        let accepted = call.accepted(&resource)?;
         let include = IncludeObject::parse(call.query.get("includeObject"));
         let i = &call.info;
         if resource.namespaced
@@ -191,7 +208,7 @@ impl Server {
             }
         } else if !resource.stored {
             if accepted.form != negotiate::Form::Object {
-                return Err(Status::not_acceptable("application/json, application/yaml"));
+                return Err(negotiate::not_acceptable());
             }
             return subresources::virtual_create(self, &call, &resource, &body).await;
         }
@@ -205,23 +222,23 @@ impl Server {
         }
         match i.verb.as_str() {
             "get" => {
-                let fresh = call.query.get("resourceVersion") != Some("0");
-                let o = if fresh {
-                    self.registry().get(&resource, &i.namespace, &i.name).await?
-                } else {
-                    self.registry().get_cached(&resource, &i.namespace, &i.name)?
-                };
+                let at = list_options::get_position(&call.query)?;
+                let o = self.registry().get_at(&resource, &i.namespace, &i.name, at).await?;
+                let o = self.registry().conversions()?.served_one(&resource, o).await?;
                 Ok(respond::object(200, accepted, &resource, &o, include))
             }
             "list" => self.list(&call, &resource, accepted, include).await,
             "watch" => {
+                let options = ListOptions::parse(&call.query, true)?;
                 let selection = self.selection(&call, &resource)?;
-                watch::serve(self.registry(), &resource, selection, &call.query, accepted).await
+                let accepted = negotiate::streamed(accepted)?;
+                watch::serve(self.registry(), &resource, selection, &options, accepted, include).await
             }
             "create" | "update" | "patch" => {
                 let written = self.write(&call, &resource, &body).await?;
                 let code = if written.created { 201 } else { 200 };
-                let mut reply = respond::object(code, accepted, &resource, &written.object, include);
+                let object = self.registry().conversions()?.served_one(&resource, written.object).await?;
+                let mut reply = respond::object(code, accepted, &resource, &object, include);
                 respond::warn(&mut reply, &written.warnings);
                 Ok(reply)
             }
@@ -229,7 +246,11 @@ impl Server {
                 let options = self.delete_options(&call, &body)?;
                 let ctx = self.write_context(&call)?;
                 let deleted = self.registry().delete(&ctx, &resource, &i.namespace, &i.name, &options).await?;
-                Ok(delete_reply(&deleted, &resource, accepted, include))
+                if let Some(gone) = delete_reply(&deleted, &resource) {
+                    return Ok(gone);
+                }
+                let object = self.registry().conversions()?.served_one(&resource, deleted.object().clone()).await?;
+                Ok(respond::object(200, accepted, &resource, &object, include))
             }
             "deletecollection" => self.delete_collection(&call, &resource, &body, accepted).await,
             _ => Err(Status::method_not_allowed()),
@@ -244,6 +265,9 @@ impl Server {
         let mut fields = call.query.get("fieldSelector").unwrap_or_default().to_owned();
         // A watch of one object, by the old path form.
         if !call.info.name.is_empty() {
+            if single_name(&fields).is_none_or(|n| n != call.info.name) && !fields.is_empty() {
+                return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+            }
             fields = format!("metadata.name={}", call.info.name);
         }
         Selection::new(resource, &call.info.namespace, call.query.get("labelSelector").unwrap_or_default(), &fields)
@@ -256,15 +280,17 @@ impl Server {
         accepted: Accepted,
         include: IncludeObject,
     ) -> Result<Reply, Status> {
+        let options = ListOptions::parse(&call.query, false)?;
         let selection = self.selection(call, resource)?;
-        let limit = match call.query.get("limit").map(str::parse::<i64>) {
-            None => 0,
-            Some(Ok(n)) => n.max(0) as usize,
-            Some(Err(_)) => return Err(Status::bad_request("limit must be a number")),
-        };
-        let (at, after) = list_position(call, &selection)?;
-        let page = self.registry().list(resource, &selection, at, limit, after.as_deref()).await?;
-        let token = page.next.as_ref().map(|k| continue_token(page.revision, k)).unwrap_or_default();
+        let prefix = selection.key_prefix();
+        let position = options.position(&prefix)?;
+        let mut page = self
+            .registry()
+            .list(resource, &selection, position.at, position.limit, position.start.as_deref())
+            .await
+            .map_err(|s| list_options::gone(s, &position, &prefix))?;
+        page.items = self.registry().conversions()?.served(resource, page.items).await?;
+        let token = list_options::continue_token(&page, &prefix);
         Ok(respond::list(accepted, resource, &page, &token, include))
     }
 
@@ -384,7 +410,7 @@ impl Server {
                 Err(s) => return Err(s),
             }
         }
-        page.items = items;
+        page.items = self.registry().conversions()?.served(resource, items).await?;
         Ok(respond::list(accepted, resource, &page, "", IncludeObject::Metadata))
     }
 }
@@ -400,17 +426,17 @@ fn check_timeout(call: &Call) -> Result<(), Status> {
     }
 }
 
-fn delete_reply(deleted: &Deleted, resource: &Resource, accepted: Accepted, include: IncludeObject) -> Reply {
+/// What is told of an object that is gone; `None` where that is the object.
+fn delete_reply(deleted: &Deleted, resource: &Resource) -> Option<Reply> {
     match deleted {
         Deleted::Gone(o) if !resource.strategy.returns_deleted() => {
             let m = o.meta();
-            respond::json(
-                200,
-                &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details":
-                    details(resource, &m.name, &m.uid)}),
-            )
+            let details = details(resource, &m.name, &m.uid);
+            let status =
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+            Some(respond::json(200, &status))
         }
-        d => respond::object(200, accepted, resource, d.object(), include),
+        _ => None,
     }
 }
 
@@ -503,57 +529,4 @@ pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Cha
         };
         api::codec::check(merged, &schema)
     }))
-}
-
-/// Upstream's continue token: version, revision and the last key, as JSON in base64.
-fn continue_token(revision: u64, key: &str) -> String {
-    BASE64_STANDARD_NO_PAD
-        .encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": format!("{key}\u{0}")}).to_string())
-}
-
-fn list_position(call: &Call, selection: &Selection) -> Result<(At, Option<String>), Status> {
-    let q = &call.query;
-    let rv = match q.get("resourceVersion") {
-        None => None,
-        Some(s) => Some(
-            s.parse::<u64>()
-                .map_err(|_| Status::bad_request(format!("Invalid value: {s:?}: resourceVersion must be a number")))?,
-        ),
-    };
-    if let Some(token) = q.get("continue") {
-        if rv.is_some_and(|r| r != 0) {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
-        }
-        let bad = || Status::bad_request("continue key is not valid: the token was not made by this server");
-        let raw = BASE64_STANDARD_NO_PAD.decode(token.trim_end_matches('=')).map_err(|_| bad())?;
-        let v: Value = serde_json::from_slice(&raw).map_err(|_| bad())?;
-        let start = v["start"].as_str().ok_or_else(bad)?.trim_end_matches('\0').to_owned();
-        if !start.starts_with(&selection.key_prefix()) {
-            return Err(bad());
-        }
-        return Ok(match v["rv"].as_i64() {
-            // The consistent rest of an inconsistent continue.
-            Some(-1) => (At::Consistent, Some(start)),
-            Some(r) if r > 0 => (At::Exact(r as u64), Some(start)),
-            _ => return Err(bad()),
-        });
-    }
-    let at = match (rv, q.get("resourceVersionMatch")) {
-        (None, None) => At::Consistent,
-        (None, Some(_)) => {
-            return Err(Status::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"));
-        }
-        (Some(0), Some("Exact")) => {
-            return Err(Status::bad_request("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""));
-        }
-        (Some(r), Some("Exact")) => At::Exact(r),
-        (Some(0), _) => At::Any,
-        (Some(r), None | Some("NotOlderThan")) => At::NotOlderThan(r),
-        (Some(_), Some(other)) => {
-            return Err(Status::bad_request(format!(
-                "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-            )));
-        }
-    };
-    Ok((at, None))
 }

@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::negotiate::{Accepted, Form};
+use super::negotiate::{Accepted, Form, Media, PROTOBUF};
 use crate::registry::Page;
 
 /// The body type of every response.
@@ -56,14 +56,48 @@ pub fn warn(reply: &mut Reply, warnings: &[String]) {
     }
 }
 
+/// JSON in the accepted encoding; objects in protobuf are encoded where their kind is known.
 fn rendered(code: u16, accepted: Accepted, body: Bytes) -> Reply {
-    if !accepted.yaml {
-        return bytes(code, "application/json", body);
-    }
-    let text = serde_json::from_slice::<Value>(&body).ok().and_then(|v| serde_saphyr::to_string(&v).ok());
+    let (media, text) = match accepted.media {
+        Media::Json | Media::Protobuf => return bytes(code, "application/json", body),
+        Media::Pretty => ("application/json", serde_json::from_slice(&body).ok().and_then(|v| pretty(&v))),
+        Media::Yaml => {
+            let value = serde_json::from_slice::<Value>(&body).ok();
+            ("application/yaml", value.and_then(|v| serde_saphyr::to_string(&v).ok()))
+        }
+    };
     match text {
-        Some(t) => bytes(code, "application/yaml", t),
-        None => status(&Status::internal("the object cannot be written as YAML")),
+        Some(t) => bytes(code, media, t),
+        None => status(&Status::internal("the object cannot be written in the accepted encoding")),
+    }
+}
+
+fn pretty(value: &Value) -> Option<String> {
+    serde_json::to_string_pretty(value).ok().map(|t| t + "\n")
+}
+
+fn protobuf(code: u16, body: Result<Bytes, Status>) -> Reply {
+    match body {
+        Ok(b) => bytes(code, PROTOBUF, b),
+        Err(s) => status(&s),
+    }
+}
+
+/// The protobuf form of the kind of a resource, if it has one.
+pub fn protobuf_kind(resource: &Resource) -> Option<api::protobuf::Kind> {
+    // A custom resource may bear the name of a built-in kind.
+    resource.schema.is_typed().then(|| api::protobuf::Kind::of(&resource.api_version(), &resource.kind)).flatten()
+}
+
+/// An object in protobuf; `None` for forms and kinds that have none.
+pub fn protobuf_body(form: Form, resource: &Resource, json: &[u8]) -> Option<Result<Bytes, Status>> {
+    match form {
+        Form::Object => Some(protobuf_kind(resource)?.encode(&resource.api_version(), &resource.kind, json)),
+        Form::Metadata(version) => {
+            let kind = api::protobuf::Kind::of(version, "PartialObjectMetadata")?;
+            Some(kind.encode(version, "PartialObjectMetadata", json))
+        }
+        Form::Table(_) => None,
     }
 }
 
@@ -143,6 +177,11 @@ pub fn served_bytes(resource: &Resource, o: &Object) -> Bytes {
 
 /// One object in the accepted form.
 pub fn object(code: u16, accepted: Accepted, resource: &Resource, o: &Arc<Object>, include: IncludeObject) -> Reply {
+    if accepted.media == Media::Protobuf
+        && let Some(body) = protobuf_body(accepted.form, resource, &served_bytes(resource, o))
+    {
+        return protobuf(code, body);
+    }
     let body = match accepted.form {
         Form::Object => served_bytes(resource, o),
         Form::Metadata(version) => Bytes::from(partial_metadata(&o.to_value(), version).to_string()),
@@ -169,6 +208,11 @@ pub fn list(
             meta["remainingItemCount"] = n.into();
         }
     }
+    if accepted.media == Media::Protobuf
+        && let Some(body) = protobuf_list(accepted.form, resource, page, &meta)
+    {
+        return protobuf(200, body);
+    }
     let body = match accepted.form {
         Form::Table(version) => Bytes::from(table(resource, &page.items, include, true, meta, version).to_string()),
         Form::Metadata(version) => {
@@ -178,25 +222,43 @@ pub fn list(
                     .to_string(),
             )
         }
-        Form::Object => {
-            // A list is little more than copying bytes.
-            let size: usize = page.items.iter().map(|o| o.bytes().len() + 1).sum();
-            let head = format!(
-                "{{\"kind\":{:?},\"apiVersion\":{:?},\"metadata\":{meta},\"items\":[",
-                resource.list_kind,
-                resource.api_version()
-            );
-            let mut b = BytesMut::with_capacity(size + head.len() + 3);
-            b.put_slice(head.as_bytes());
-            for (i, o) in page.items.iter().enumerate() {
-                if i > 0 {
-                    b.put_u8(b',');
-                }
-                b.put_slice(&served_bytes(resource, o));
-            }
-            b.put_slice(b"]}\n");
-            b.freeze()
-        }
+        Form::Object => json_list(resource, page, &meta),
     };
     rendered(200, accepted, body)
+}
+
+/// A list is little more than copying bytes.
+fn json_list(resource: &Resource, page: &Page, meta: &Value) -> Bytes {
+    let size: usize = page.items.iter().map(|o| o.bytes().len() + 1).sum();
+    let head = format!(
+        "{{\"kind\":{:?},\"apiVersion\":{:?},\"metadata\":{meta},\"items\":[",
+        resource.list_kind,
+        resource.api_version()
+    );
+    let mut b = BytesMut::with_capacity(size + head.len() + 3);
+    b.put_slice(head.as_bytes());
+    for (i, o) in page.items.iter().enumerate() {
+        if i > 0 {
+            b.put_u8(b',');
+        }
+        b.put_slice(&served_bytes(resource, o));
+    }
+    b.put_slice(b"]}\n");
+    b.freeze()
+}
+
+fn protobuf_list(form: Form, resource: &Resource, page: &Page, meta: &Value) -> Option<Result<Bytes, Status>> {
+    let meta = meta.to_string();
+    let items = page.items.iter().map(|o| served_bytes(resource, o));
+    match form {
+        Form::Object => {
+            let kind = protobuf_kind(resource)?;
+            Some(kind.encode_list(&resource.api_version(), &resource.list_kind, meta.as_bytes(), items))
+        }
+        Form::Metadata(version) => {
+            let kind = api::protobuf::Kind::of(version, "PartialObjectMetadata")?;
+            Some(kind.encode_list(version, "PartialObjectMetadataList", meta.as_bytes(), items))
+        }
+        Form::Table(_) => None,
+    }
 }

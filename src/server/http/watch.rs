@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::protobuf::Kind;
 use api::{Object, Resource, Status};
 use bytes::Bytes;
 use http::Response;
@@ -12,11 +13,12 @@ use http_body_util::{BodyExt, StreamBody};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::negotiate::{Accepted, Form};
+use super::list_options::ListOptions;
+use super::negotiate::{Accepted, Form, Media};
 use super::respond::{self, IncludeObject, Reply};
+use crate::conversion::Conversions;
 use crate::registry::{Registry, Selection};
-use crate::request::Query;
-use crate::watch_cache::{self, CacheEvent, Change, Subscription};
+use crate::watch_cache::{self, Caches, Change, Delivery, Subscription};
 
 /// Frames that may wait for a slow connection.
 const FRAMES: usize = 64;
@@ -26,16 +28,21 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// How a watch shows what it shows.
 struct Shape {
     resource: Arc<Resource>,
-    form: Form,
+    accepted: Accepted,
     include: IncludeObject,
     /// Tables carry their columns in the first event only.
     columns: bool,
 }
 
 impl Shape {
-    fn of_object(&mut self, change: Change, object: &Arc<Object>) -> Bytes {
-        let body = match self.form {
-            Form::Object => return watch_cache::frame(change.name(), &respond::served_bytes(&self.resource, object)),
+    fn is_protobuf(&self) -> bool {
+        self.accepted.media == Media::Protobuf
+    }
+
+    fn of_object(&mut self, event: &str, object: &Arc<Object>) -> Bytes {
+        let body = match self.accepted.form {
+            _ if self.is_protobuf() => return self.in_protobuf(event, &respond::served_bytes(&self.resource, object)),
+            Form::Object => return watch_cache::frame(event, &respond::served_bytes(&self.resource, object)),
             Form::Metadata(version) => respond::partial_metadata(&object.to_value(), version),
             Form::Table(version) => {
                 let meta = json!({"resourceVersion": object.meta().resource_version});
@@ -43,34 +50,52 @@ impl Shape {
                 respond::table(&self.resource, std::slice::from_ref(object), self.include, columns, meta, version)
             }
         };
-        watch_cache::frame(change.name(), body.to_string().as_bytes())
+        watch_cache::frame(event, body.to_string().as_bytes())
     }
 
-    fn of_event(&mut self, change: Change, event: &CacheEvent) -> Bytes {
-        if self.form == Form::Object && self.resource.convert.is_none() {
-            event.frame(change)
-        } else {
-            self.of_object(change, &event.object)
+    fn in_protobuf(&self, event: &str, json: &[u8]) -> Bytes {
+        match respond::protobuf_body(self.accepted.form, &self.resource, json) {
+            Some(Ok(body)) => api::protobuf::watch_frame(event, &body),
+            Some(Err(s)) => self.error(&s),
+            None => self.error(&Status::internal("the object has no protobuf form")),
         }
     }
 
-    fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
+    fn of_delivery(&mut self, change: Change, delivery: &Delivery) -> Bytes {
+        let object = &delivery.event.object;
+        if self.accepted.form == Form::Object && self.resource.convert.is_none() {
+            delivery.frame(change, self.is_protobuf(), || self.of_object(change.name(), object))
+        } else {
+            self.of_object(change.name(), object)
+        }
+    }
+
+    fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
         let mut meta = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let body = match self.form {
-            Form::Table(version) => {
-                json!({"kind": "Table", "apiVersion": version, "metadata": meta, "columnDefinitions": null, "rows": []})
-            }
-            Form::Metadata(version) => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": meta})
-            }
-            Form::Object => {
-                json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": meta})
-            }
-        };
-        watch_cache::frame("BOOKMARK", body.to_string().as_bytes())
+        // Of the stored version: it is shown as any other object is.
+        let kind = &self.resource.kind;
+        let body = json!({"kind": kind, "apiVersion": self.resource.storage_api_version(), "metadata": meta});
+        match Object::from_value(&body) {
+            Ok(o) => self.of_object("BOOKMARK", &Arc::new(o)),
+            Err(e) => self.error(&Status::internal(e)),
+        }
+    }
+
+    fn error(&self, status: &Status) -> Bytes {
+        let json = status.to_value().to_string();
+        if self.is_protobuf()
+            && let Some(Ok(body)) = Kind::of("v1", "Status").map(|k| k.encode("v1", "Status", json.as_bytes()))
+        {
+            return api::protobuf::watch_frame("ERROR", &body);
+        }
+        watch_cache::frame("ERROR", json.as_bytes())
+    }
+
+    fn content_type(&self) -> &'static str {
+        if self.is_protobuf() { "application/vnd.kubernetes.protobuf;stream=watch" } else { "application/json" }
     }
 }
 
@@ -85,26 +110,6 @@ pub struct Start {
     pub mark_end: bool,
 }
 
-impl Start {
-    /// Reads `resourceVersion` and `sendInitialEvents`.
-    ///
-    /// # Errors
-    /// 400 for a resourceVersion that is no number.
-    pub fn parse(query: &Query) -> Result<Start, Status> {
-        let after = match query.get("resourceVersion") {
-            None => 0,
-            Some(s) => s
-                .parse()
-                .map_err(|_| Status::bad_request(format!("Invalid value: {s:?}: resourceVersion must be a number")))?,
-        };
-        let initial = match query.get("sendInitialEvents") {
-            Some(v) => v == "true",
-            None => after == 0,
-        };
-        Ok(Start { after, initial, mark_end: query.flag("sendInitialEvents") && query.flag("allowWatchBookmarks") })
-    }
-}
-
 /// Subscribes a selection to its cache.
 ///
 /// # Errors
@@ -115,10 +120,12 @@ pub async fn subscribe(
     selection: Selection,
     start: Start,
 ) -> Result<Subscription, Status> {
-    let now = registry.caches().reached(start.after).await?;
-    if start.initial {
-        registry.caches().fresh().await?;
-    }
+    let now = match start {
+        // A watch of what is to come need not wait for it.
+        Start { initial: false, .. } => registry.caches().applied(),
+        Start { after: 0, .. } => registry.caches().fresh().await?,
+        Start { after, .. } => registry.caches().reached(after).await?,
+    };
     let prefix = selection.key_prefix();
     let after = if start.initial {
         0
@@ -135,101 +142,148 @@ pub async fn subscribe(
 /// Serves a watch.
 ///
 /// # Errors
-/// As [`subscribe`], and 400 for bad parameters.
+/// As upstream, only for bad parameters: what is wrong after those is sent in the stream.
 pub async fn serve(
     registry: &Registry,
     resource: &Arc<Resource>,
     selection: Selection,
-    query: &Query,
+    options: &ListOptions,
     accepted: Accepted,
+    include: IncludeObject,
 ) -> Result<Reply, Status> {
-    let start = Start::parse(query)?;
-    let bookmarks = query.flag("allowWatchBookmarks");
-    let seconds = match query.get("timeoutSeconds").and_then(|s| s.parse::<u64>().ok()) {
-        Some(n) if n > 0 => n,
-        // Upstream's default: between 30 and 60 minutes, so that watches do not all end at once.
-        _ => rand::random_range(1800..3600),
-    };
-    let mut shape = Shape {
-        resource: resource.clone(),
-        form: accepted.form,
-        include: IncludeObject::parse(query.get("includeObject")),
-        columns: true,
-    };
-    // The initial objects are selected again here: the subscription holds them all.
+    let start = options.start(resource)?;
+    // Upstream's default: between 30 and 60 minutes, so that watches do not all end at once.
+    let seconds = options.timeout_seconds.filter(|n| *n > 0).unwrap_or_else(|| rand::random_range(1800..3600));
+    let mut shape = Shape { resource: resource.clone(), accepted, include, columns: true };
+    let content_type = shape.content_type();
+    // The initial objects are selected again: the subscription holds them all.
     let check = Selection {
         namespace: selection.namespace.clone(),
         labels: selection.labels.clone(),
         fields: selection.fields.clone(),
     };
-    let prefix = selection.key_prefix();
-    let mut subscription = match subscribe(registry, resource, selection, start).await {
+    let subscription = match subscribe(registry, resource, selection, start).await {
         Ok(s) => s,
-        // Upstream answers 200 and sends the error in the stream.
-        Err(s) if s.is_gone() => {
-            let frame = watch_cache::frame("ERROR", s.to_value().to_string().as_bytes());
-            return Ok(respond::bytes(200, "application/json", frame));
-        }
-        Err(s) => return Err(s),
+        Err(s) if s.is_not_found() => return Err(s),
+        Err(s) => return Ok(respond::bytes(200, content_type, shape.error(&s))),
     };
     let (tx, rx) = mpsc::channel::<Bytes>(FRAMES);
-    let registry_caches = registry.caches().clone();
-    let resource = resource.clone();
+    let caches = registry.caches().clone();
+    let conversions = registry.conversions()?.clone();
+    let bookmarks = options.bookmarks;
     // The task ends with the connection: its sends fail once the body is dropped.
     tokio::spawn(async move {
-        let deadline = tokio::time::sleep(Duration::from_secs(seconds));
-        tokio::pin!(deadline);
-        if start.initial {
-            let objects = std::mem::take(&mut subscription.objects);
-            for (key, object) in objects.range(Arc::from(prefix.as_str())..) {
-                if !key.starts_with(prefix.as_str()) {
-                    break;
-                }
-                if check.selects(&resource, object) && tx.send(shape.of_object(Change::Added, object)).await.is_err() {
-                    return;
-                }
-            }
-            if start.mark_end && tx.send(shape.bookmark(subscription.revision, true)).await.is_err() {
-                return;
-            }
-        }
-        for (change, event) in std::mem::take(&mut subscription.past) {
-            if tx.send(shape.of_event(change, &event)).await.is_err() {
-                return;
-            }
-        }
-        loop {
-            let frame = tokio::select! {
-                () = &mut deadline => {
-                    if bookmarks {
-                        let _ = tx.send(shape.bookmark(registry_caches.applied(), false)).await;
-                    }
-                    return;
-                }
-                () = tx.closed() => return,
-                () = tokio::time::sleep(BOOKMARK_EVERY), if bookmarks => {
-                    // Read before the queue is known to be empty, so that nothing older is still to come.
-                    let revision = registry_caches.applied();
-                    if !subscription.live.is_empty() { continue; }
-                    shape.bookmark(revision, false)
-                }
-                next = subscription.live.recv() => match next {
-                    Some((change, event)) => shape.of_event(change, &event),
-                    None => {
-                        let s = Status::expired("the watch could not keep up with the changes and was closed");
-                        let _ = tx.send(watch_cache::frame("ERROR", s.to_value().to_string().as_bytes())).await;
-                        return;
-                    }
-                },
-            };
-            if tx.send(frame).await.is_err() {
-                return;
-            }
+        let feed = Feed { shape: &mut shape, conversions: &conversions, subscription, start, bookmarks, frames: &tx };
+        let ended = feed.run(&check, &caches, Duration::from_secs(seconds)).await;
+        if let Err(Ended::Failed(s)) = ended {
+            // When nobody reads any more, nobody needs to be told.
+            let _ = tx.send(shape.error(&s)).await;
         }
     });
     let stream = tokio_stream::wrappers::ReceiverStream::new(rx);
     let body = StreamBody::new(futures::StreamExt::map(stream, |b| Ok(Frame::data(b)))).boxed_unsync();
     let mut reply = Response::new(body);
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     Ok(reply)
+}
+
+/// One watch at work.
+struct Feed<'a> {
+    shape: &'a mut Shape,
+    conversions: &'a Conversions,
+    subscription: Subscription,
+    start: Start,
+    bookmarks: bool,
+    frames: &'a mpsc::Sender<Bytes>,
+}
+
+/// Why a watch ends before its time.
+enum Ended {
+    /// Nobody reads the stream any more.
+    Unread,
+    /// It cannot go on; the reader is told.
+    Failed(Status),
+}
+
+impl From<mpsc::error::SendError<Bytes>> for Ended {
+    fn from(_: mpsc::error::SendError<Bytes>) -> Ended {
+        Ended::Unread
+    }
+}
+
+impl From<Status> for Ended {
+    fn from(s: Status) -> Ended {
+        Ended::Failed(s)
+    }
+}
+
+type Sent = Result<(), Ended>;
+
+impl Feed<'_> {
+    async fn run(mut self, check: &Selection, caches: &Caches, lasting: Duration) -> Sent {
+        let deadline = tokio::time::sleep(lasting);
+        tokio::pin!(deadline);
+        self.initial(check).await?;
+        loop {
+            let frame = tokio::select! {
+                () = &mut deadline => {
+                    if self.bookmarks {
+                        self.frames.send(self.shape.bookmark(caches.applied(), false)).await?;
+                    }
+                    return Ok(());
+                }
+                () = self.frames.closed() => return Ok(()),
+                () = tokio::time::sleep(BOOKMARK_EVERY), if self.bookmarks => {
+                    // Read before the queue is known to be empty, so that nothing older is still to come.
+                    let revision = caches.applied();
+                    if !self.subscription.live.is_empty() { continue; }
+                    self.shape.bookmark(revision, false)
+                }
+                next = self.subscription.live.recv() => match next {
+                    // The start may lie ahead of what the cache had seen.
+                    Some((_, delivery)) if delivery.event.revision <= self.start.after => continue,
+                    Some((change, delivery)) if self.shape.resource.webhook().is_none() => {
+                        self.shape.of_delivery(change, &delivery)
+                    }
+                    Some((change, delivery)) => self.converted(change, &delivery.event.object).await?,
+                    None => {
+                        let s = Status::expired("the watch could not keep up with the changes and was closed");
+                        return Err(s.into());
+                    }
+                },
+            };
+            self.frames.send(frame).await?;
+        }
+    }
+
+    /// The frame of an event, after the resource's webhook has made the object one of its version.
+    async fn converted(&mut self, change: Change, object: &Arc<Object>) -> Result<Bytes, Status> {
+        let served = self.conversions.served(&self.shape.resource, vec![object.clone()]).await?;
+        Ok(served.iter().map(|o| self.shape.of_object(change.name(), o)).collect::<Vec<_>>().concat().into())
+    }
+
+    /// The objects at the start, where they are wanted, and the events since it.
+    async fn initial(&mut self, check: &Selection) -> Sent {
+        if self.start.initial {
+            let objects = std::mem::take(&mut self.subscription.objects);
+            let prefix = check.key_prefix();
+            let own = objects.range(Arc::from(prefix.as_str())..).take_while(|(key, _)| key.starts_with(&prefix));
+            let resource = self.shape.resource.clone();
+            let selected = own.map(|(_, object)| object).filter(|o| check.selects(&resource, o)).cloned();
+            for object in self.conversions.served(&resource, selected.collect()).await? {
+                self.frames.send(self.shape.of_object(Change::Added.name(), &object)).await?;
+            }
+            if self.start.mark_end {
+                let end = self.shape.bookmark(self.subscription.revision, true);
+                self.frames.send(end).await?;
+            }
+        }
+        for (change, event) in std::mem::take(&mut self.subscription.past) {
+            let frame = self.converted(change, &event.object).await?;
+            self.frames.send(frame).await?;
+        }
+        // Only what comes now is needed: the state that the watch began with may go.
+        self.subscription.objects = Default::default();
+        Ok(())
+    }
 }

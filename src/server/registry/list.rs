@@ -86,12 +86,12 @@ pub struct Page {
     pub revision: Revision,
     /// The last key of this page when more follow.
     pub next: Option<String>,
-    /// How many follow, where that is known without selectors.
+    /// How many follow, where nothing is selected.
     pub remaining: Option<usize>,
 }
 
 impl Registry {
-    /// A page of a list.
+    /// A page of a list, from a key on.
     ///
     /// # Errors
     /// 410 for an exact revision that is gone, 504 for one that is not reached in time.
@@ -101,7 +101,7 @@ impl Registry {
         selection: &Selection,
         at: At,
         limit: usize,
-        after: Option<&str>,
+        start: Option<&str>,
     ) -> Result<Page, Status> {
         let cache = self.cache(resource)?;
         let (objects, revision) = match at {
@@ -123,29 +123,23 @@ impl Registry {
             }
         };
         let prefix = selection.key_prefix();
-        let start: Arc<str> = Arc::from(after.unwrap_or(&prefix));
+        let start: Arc<str> = Arc::from(start.unwrap_or(&prefix));
         let all = selection.is_everything();
         let mut items = Vec::new();
         let mut last: Option<Arc<str>> = None;
-        let mut more = false;
-        let mut range = objects.range(start..);
+        let mut range = objects.range(start..).take_while(|(k, _)| k.starts_with(prefix.as_str()));
         for (key, object) in range.by_ref() {
-            if !key.starts_with(prefix.as_str()) {
-                break;
-            }
-            if after.is_some_and(|a| &**key == a) {
-                continue;
-            }
             if all || selection.selects(resource, object) {
+                items.push(object.clone());
                 if limit != 0 && items.len() == limit {
-                    more = true;
+                    last = Some(key.clone());
                     break;
                 }
-                items.push(object.clone());
-                last = Some(key.clone());
             }
         }
-        let remaining = (more && all).then(|| 1 + range.take_while(|(k, _)| k.starts_with(prefix.as_str())).count());
-        Ok(Page { items, revision, next: last.filter(|_| more).map(|k| k.to_string()), remaining })
+        // As upstream: more follow, whether or not they are selected.
+        let following = if last.is_some() { range.count() } else { 0 };
+        let next = last.filter(|_| following > 0).map(|k| k.to_string());
+        Ok(Page { items, revision, remaining: (all && next.is_some()).then_some(following), next })
     }
 }

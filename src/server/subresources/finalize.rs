@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::Server;
 use crate::http::respond::{self, IncludeObject, Reply};
-use crate::http::{Call, decode_body, negotiate};
+use crate::http::{Call, decode_body};
 use api::codec::Decoded;
 
 /// Replaces `spec.finalizers` with those of the body.
@@ -37,5 +37,5 @@ pub async fn serve(server: &Arc<Server>, call: &Call, resource: &Arc<Resource>, 
             Ok(Decoded { value: new, unknown: Vec::new(), duplicate: Vec::new() })
         })
         .await?;
-    Ok(respond::object(200, negotiate::accepted(&call.parts.headers)?, resource, &object, IncludeObject::Metadata))
+    Ok(respond::object(200, call.accepted(resource)?, resource, &object, IncludeObject::Metadata))
 }

@@ -4,6 +4,7 @@ mod binding;
 mod eviction;
 mod finalize;
 mod node_proxy;
+mod proxy;
 mod reviews;
 mod scale;
 mod token;

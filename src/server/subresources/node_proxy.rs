@@ -1,30 +1,24 @@
-//! Requests that end at a node or a pod: `log`, `exec`, `attach`, `portforward`, `proxy`.
+//! Requests that end at the kubelet of a pod's node: `log`, `exec`, `attach`, `portforward`.
 //!
 //! The server authenticates to the kubelet with its own client certificate and passes the
 //! stream through byte for byte, also after an upgrade.
 
 use std::sync::Arc;
 
-use api::k8s::core::v1::{Node, Pod, ServicePort};
+use api::k8s::core::v1::{Node, Pod};
 use api::{Resource, Status, Subresource};
-use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderValue, UPGRADE};
-use http::{Request, Response, StatusCode, Uri};
+use http::StatusCode;
 use http_body_util::BodyExt;
-use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
+use super::proxy;
 use crate::Server;
 use crate::admission::Operation;
+use crate::forward::{self, Tls};
 use crate::http::respond::{Body, Reply};
 use crate::http::{Call, RequestBody};
 use crate::registry::Registry;
-use crate::service_endpoints;
 
-/// How long a connection to a node may take.
-const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// How much of a refusal is read.
 const MAX_ERROR: usize = 50_000;
 
@@ -32,7 +26,6 @@ const MAX_ERROR: usize = 50_000;
 struct Target {
     host: String,
     port: u16,
-    tls: bool,
     /// Path and query.
     path: String,
 }
@@ -45,7 +38,8 @@ pub async fn serve(
     body: RequestBody,
 ) -> Result<Reply, Status> {
     let i = &call.info;
-    let (name, _) = split_port(&i.name);
+    // A name of the proxy carries a scheme and a port.
+    let name = if i.subresource == "proxy" { proxy::bare_name(&i.name) } else { &i.name };
     if i.subresource != "log" {
         let ctx = server.write_context(&call)?;
         let (ns, sub) = (&i.namespace, &i.subresource);
@@ -54,17 +48,14 @@ pub async fn serve(
         server.registry().admit_mutate(&attributes, &mut options, None).await?;
         server.registry().admit_validate(&attributes, Some(&options), None).await?;
     }
-    let target = match (resource.plural.as_str(), i.subresource.as_str()) {
-        ("pods", "proxy") => pod_target(server, &call).await?,
-        ("services", "proxy") => service_target(server, &call).await?,
-        ("nodes", "proxy") => {
-            let (host, port) = kubelet_address(server, &i.name).await?;
-            Target { host, port, tls: true, path: with_query(&format!("/{}", i.rest), &call) }
-        }
-        ("pods", _) => container_target(server, &call).await?,
-        _ => return Err(Status::no_such_resource()),
-    };
-    forward(server, call, target, body).await
+    if i.subresource == "proxy" {
+        return proxy::serve(server, call, body).await;
+    }
+    if i.subresource != "log" && !forward::is_upgrade(&call.parts.headers) {
+        return Err(Status::bad_request("Upgrade request required"));
+    }
+    let target = target_of(server, &call).await?;
+    pass_on(server, call, target, body).await
 }
 
 /// The query of a connection as the options object that admission sees. What admission changes of
@@ -104,20 +95,9 @@ fn with_query(path: &str, call: &Call) -> String {
     }
 }
 
-/// `[scheme:]name[:port]` → name and the rest.
-fn split_port(name: &str) -> (&str, Option<&str>) {
-    let parts: Vec<&str> = name.split(':').collect();
-    match parts.as_slice() {
-        [name, port] => (name, Some(port)),
-        [_, name, port] => (name, Some(port)),
-        _ => (name, None),
-    }
-}
-
 /// The address of a node's kubelet.
-async fn kubelet_address(server: &Arc<Server>, node: &str) -> Result<(String, u16), Status> {
+pub(super) async fn kubelet_address(server: &Arc<Server>, name: &str) -> Result<(String, u16), Status> {
     let nodes = server.resource("", "v1", "nodes")?;
-    let (name, port) = split_port(node);
     let node = server.registry().get(&nodes, "", name).await?.typed::<Node>()?;
     let status = node.status.as_ref();
     let endpoint = status.and_then(|s| s.daemon_endpoints.as_ref()).and_then(|d| d.kubelet_endpoint.as_ref());
@@ -125,50 +105,16 @@ async fn kubelet_address(server: &Arc<Server>, node: &str) -> Result<(String, u1
     let order = ["InternalIP", "ExternalIP", "Hostname"];
     let address = order.iter().find_map(|t| addresses.iter().find(|a| a.type_ == *t));
     let address = address.ok_or_else(|| Status::unavailable(format!("node {name:?} has no address yet")))?;
-    let port = port.and_then(|p| p.parse().ok()).or(endpoint.map(|e| e.port as u16)).unwrap_or(10250);
+    let port = endpoint.map_or(10250, |e| e.port as u16);
     Ok((address.address.clone(), port))
 }
 
-async fn pod_of(server: &Arc<Server>, call: &Call, name: &str) -> Result<Arc<Pod>, Status> {
+pub(super) async fn pod_of(server: &Arc<Server>, call: &Call, name: &str) -> Result<Arc<Pod>, Status> {
     let pods = server.resource("", "v1", "pods")?;
     server.registry().get(&pods, &call.info.namespace, name).await?.typed::<Pod>()
 }
 
-async fn pod_target(server: &Arc<Server>, call: &Call) -> Result<Target, Status> {
-    let (name, port) = split_port(&call.info.name);
-    let pod = pod_of(server, call, name).await?;
-    let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).filter(|ip| !ip.is_empty());
-    let host =
-        ip.ok_or_else(|| Status::bad_request(format!("address not allowed: pod {name:?} has no IP address yet")))?;
-    let containers = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
-    let ports = || containers.iter().flat_map(|c| c.ports.iter().flatten());
-    let port = match port {
-        None => ports().next().map_or(80, |p| p.container_port as u16),
-        Some(p) => match p.parse() {
-            Ok(n) => n,
-            Err(_) => ports()
-                .find(|c| c.name.as_deref() == Some(p))
-                .map(|c| c.container_port as u16)
-                .ok_or_else(|| Status::bad_request(format!("pod {name:?} has no port {p:?}")))?,
-        },
-    };
-    let tls = call.info.name.starts_with("https:");
-    Ok(Target { host, port, tls, path: with_query(&format!("/{}", call.info.rest), call) })
-}
-
-async fn service_target(server: &Arc<Server>, call: &Call) -> Result<Target, Status> {
-    let i = &call.info;
-    let (name, port) = split_port(&i.name);
-    let wanted = |s: &ServicePort| match port {
-        None | Some("") => true,
-        Some(p) => s.name.as_deref() == Some(p) || p.parse() == Ok(s.port),
-    };
-    let (host, port) = service_endpoints::one(server, &i.namespace, name, &i.name, wanted).await?;
-    let tls = i.name.starts_with("https:");
-    Ok(Target { host, port, tls, path: with_query(&format!("/{}", i.rest), call) })
-}
-
-async fn container_target(server: &Arc<Server>, call: &Call) -> Result<Target, Status> {
+async fn target_of(server: &Arc<Server>, call: &Call) -> Result<Target, Status> {
     let i = &call.info;
     let pod = pod_of(server, call, &i.name).await?;
     let spec = pod.spec.as_ref();
@@ -177,7 +123,7 @@ async fn container_target(server: &Arc<Server>, call: &Call) -> Result<Target, S
     let (host, port) = kubelet_address(server, &node).await?;
     if i.subresource == "portforward" {
         let path = with_query(&format!("/portForward/{}/{}", i.namespace, i.name), call);
-        return Ok(Target { host, port, tls: true, path });
+        return Ok(Target { host, port, path });
     }
     let container = container_of(call, &pod)?;
     let root = match i.subresource.as_str() {
@@ -190,7 +136,7 @@ async fn container_target(server: &Arc<Server>, call: &Call) -> Result<Target, S
         path.push(if n == 0 { '?' } else { '&' });
         path += &format!("{name}={}", client::api::percent_encode(&value));
     }
-    Ok(Target { host, port, tls: true, path })
+    Ok(Target { host, port, path })
 }
 
 /// The parameters in the kubelet's words: its streams are `input`, `output` and `error`.
@@ -249,86 +195,27 @@ fn container_of(call: &Call, pod: &Pod) -> Result<String, Status> {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-async fn dial(server: &Arc<Server>, target: &Target, kubelet: bool) -> Result<Box<dyn Stream>, Status> {
-    let failed = |e: &dyn std::fmt::Display| {
-        Status::unavailable(format!("error trying to reach {}:{}: {e}", target.host, target.port))
+async fn pass_on(server: &Arc<Server>, mut call: Call, target: Target, body: RequestBody) -> Result<Reply, Status> {
+    let log = call.info.subresource == "log";
+    let url = format!("https://{}:{}{}", target.host, target.port, target.path);
+    let told = |e: String| {
+        let why = if log { format!("Get {url:?}: {e}") } else { format!("error dialing backend: {e}") };
+        Status::new(500, "", why)
     };
-    let connect = TcpStream::connect((target.host.trim_matches(['[', ']']), target.port));
-    let tcp = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
-        Ok(Ok(s)) => s,
-        Ok(Err(e)) => return Err(failed(&e)),
-        Err(e) => return Err(failed(&e)),
-    };
-    // Interactive streams: small writes must not wait.
-    tcp.set_nodelay(true).map_err(|e| failed(&e))?;
-    if !target.tls {
-        return Ok(Box::new(tcp));
+    let client = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let request = forward::request(&call.parts, &target.path, body).map_err(Status::bad_request)?;
+    let tls = Tls { config: server.kubelet_tls(), name: target.host.clone() };
+    let stream = forward::connect(&target.host, target.port, Some(&tls)).await.map_err(told)?;
+    let reply = forward::exchange(stream, request, client).await.map_err(told)?;
+    if log && !reply.status().is_success() {
+        let (parts, body) = reply.into_parts();
+        return Err(kubelet_said(parts.status, body).await);
     }
-    let config = if kubelet { server.kubelet_tls() } else { server.insecure_tls() };
-    let name = ServerName::try_from(target.host.clone()).map_err(|e| failed(&e))?;
-    let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.map_err(|e| failed(&e))?;
-    Ok(Box::new(tls))
-}
-
-async fn forward(server: &Arc<Server>, mut call: Call, target: Target, body: RequestBody) -> Result<Reply, Status> {
-    let kubelet = call.info.subresource != "proxy" || call.info.resource == "nodes";
-    let stream = dial(server, &target, kubelet).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(Status::internal)?;
-    // Ends with the exchange, or with the upgraded stream that is taken out of it.
-    tokio::spawn(async move {
-        if let Err(e) = connection.with_upgrades().await {
-            tracing::debug!(error = %e, "a proxied connection ended");
-        }
-    });
-    let mut request = Request::new(body);
-    *request.method_mut() = call.parts.method.clone();
-    *request.uri_mut() =
-        target.path.parse::<Uri>().map_err(|e| Status::bad_request(format!("the path cannot be passed on: {e}")))?;
-    *request.headers_mut() = call.parts.headers.clone();
-    let host = HeaderValue::from_str(&format!("{}:{}", target.host, target.port)).map_err(Status::internal)?;
-    request.headers_mut().insert(HOST, host);
-    // The caller's credentials are for this server only.
-    request.headers_mut().remove(AUTHORIZATION);
-    let upgrade = call.parts.headers.contains_key(UPGRADE);
-    if !upgrade {
-        request.headers_mut().remove(CONNECTION);
-    }
-    let client_side = call.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let mut response = sender
-        .send_request(request)
-        .await
-        .map_err(|e| Status::unavailable(format!("error trying to reach {}:{}: {e}", target.host, target.port)))?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(client_side) = client_side
-    {
-        let node_side = hyper::upgrade::on(&mut response);
-        tokio::spawn(async move {
-            if let (Ok(a), Ok(b)) = tokio::join!(client_side, node_side) {
-                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(a), &mut TokioIo::new(b)).await;
-            }
-        });
-        let (parts, _) = response.into_parts();
-        return Ok(Response::from_parts(parts, Body::default()));
-    }
-    let (mut parts, incoming) = response.into_parts();
-    if call.info.subresource == "log" && !parts.status.is_success() {
-        return Err(kubelet_said(parts.status, incoming).await);
-    }
-    for hop in ["connection", "transfer-encoding", "keep-alive"] {
-        parts.headers.remove(hop);
-    }
-    // A node that breaks off in the middle ends the body early; the client sees a short stream.
-    let body = incoming.map_frame(|f| f);
-    let stream = futures::StreamExt::filter_map(http_body_util::BodyStream::new(body), |f| async { f.ok().map(Ok) });
-    Ok(Response::from_parts(parts, http_body_util::StreamBody::new(stream).boxed_unsync()))
+    Ok(reply)
 }
 
 /// A kubelet's refusal, which is plain text, as the Status that clients know how to show.
-async fn kubelet_said(code: StatusCode, body: hyper::body::Incoming) -> Status {
+async fn kubelet_said(code: StatusCode, body: Body) -> Status {
     let text = match http_body_util::Limited::new(body, MAX_ERROR).collect().await {
         Ok(b) => String::from_utf8_lossy(&b.to_bytes()).trim().to_owned(),
         Err(e) => format!("the kubelet's answer cannot be read: {e}"),
@@ -338,17 +225,5 @@ async fn kubelet_said(code: StatusCode, body: hyper::body::Incoming) -> Status {
         StatusCode::NOT_FOUND => Status::new(404, "NotFound", text),
         StatusCode::INTERNAL_SERVER_ERROR => Status::internal(text),
         other => Status::new(other.as_u16(), other.canonical_reason().unwrap_or_default(), text),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_may_carry_a_scheme_and_a_port() {
-        assert_eq!(split_port("a"), ("a", None));
-        assert_eq!(split_port("a:80"), ("a", Some("80")));
-        assert_eq!(split_port("https:a:web"), ("a", Some("web")));
     }
 }

@@ -49,13 +49,15 @@ pub async fn serve(
     let i = &call.info;
     if i.verb == "get" {
         let o = server.registry().get(resource, &i.namespace, &i.name).await?;
-        return Ok(respond::json(200, &scale_of(&o.to_value(), paths)?));
+        let o = server.registry().conversions()?.value(resource, &o).await?;
+        return Ok(respond::json(200, &scale_of(&o, paths)?));
     }
     if !matches!(i.verb.as_str(), "update" | "patch") {
         return Err(Status::method_not_allowed());
     }
     let mut ctx = server.write_context(call)?;
-    let old = scale_of(&server.registry().get(resource, &i.namespace, &i.name).await?.to_value(), paths)?;
+    let current = server.registry().get(resource, &i.namespace, &i.name).await?;
+    let old = scale_of(&server.registry().conversions()?.value(resource, &current).await?, paths)?;
     let mut new = wanted(call, &old, body)?;
     let attributes = Registry::attributes(&ctx, resource, Operation::Update, &i.namespace, &i.name, "scale");
     server.registry().admit_mutate(&attributes, &mut new, Some(&old)).await?;
@@ -82,7 +84,8 @@ pub async fn serve(
         Ok(Decoded { value: object, unknown: Vec::new(), duplicate: Vec::new() })
     };
     let written = server.registry().update(&ctx, resource, &i.namespace, &i.name, "", false, &change).await?;
-    Ok(respond::json(200, &scale_of(&written.object.to_value(), paths)?))
+    let written = server.registry().conversions()?.value(resource, &written.object).await?;
+    Ok(respond::json(200, &scale_of(&written, paths)?))
 }
 
 /// The scale that a PUT or PATCH asks for. One that follows from a patch is based on no version,

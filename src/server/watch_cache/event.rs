@@ -6,7 +6,7 @@ use api::{Object, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use store::Revision;
 
-use crate::storage;
+use crate::storage::{self, Storage};
 
 /// One change of one object.
 #[derive(Debug)]
@@ -19,7 +19,27 @@ pub struct CacheEvent {
     pub object: Arc<Object>,
     /// What happened.
     pub change: Change,
-    frames: [OnceLock<Bytes>; 3],
+}
+
+/// An event on its way to those who watch now. Frames are shared by them and go with it; the
+/// events that are kept for later watches have none.
+#[derive(Debug)]
+pub struct Delivery {
+    /// What happened.
+    pub event: Arc<CacheEvent>,
+    /// By encoding, then by change.
+    frames: [[OnceLock<Bytes>; 3]; 2],
+}
+
+impl Delivery {
+    pub(super) fn of(event: Arc<CacheEvent>) -> Delivery {
+        Delivery { event, frames: Default::default() }
+    }
+
+    /// The frame of this event as `change`, made by the first of those who need it in this encoding.
+    pub fn frame(&self, change: Change, protobuf: bool, make: impl FnOnce() -> Bytes) -> Bytes {
+        self.frames[usize::from(protobuf)][change as usize].get_or_init(make).clone()
+    }
 }
 
 /// What happened to an object.
@@ -41,11 +61,6 @@ impl Change {
 }
 
 impl CacheEvent {
-    /// The JSON frame of this event as `change`, made once and shared by all watchers.
-    pub fn frame(&self, change: Change) -> Bytes {
-        self.frames[change as usize].get_or_init(|| frame(change.name(), self.object.bytes())).clone()
-    }
-
     /// What a watcher with a selection sees of it.
     pub fn seen(&self, selects: &(dyn Fn(&Object) -> bool + Send + Sync)) -> Option<Change> {
         let new = self.change != Change::Deleted && selects(&self.object);
@@ -78,6 +93,7 @@ pub fn frame(kind: &str, object: &[u8]) -> Bytes {
 /// What a change in the store means to watchers, given the state before it and, where it is in
 /// memory already, the state after it. `None` for the deletion of something unknown.
 pub(super) fn event_of(
+    storage: &Storage,
     event: &store::Event,
     old: Option<Arc<Object>>,
     new: Option<&Arc<Object>>,
@@ -87,7 +103,7 @@ pub(super) fn event_of(
             let change = if storage::created(&event.key, bytes)? { Change::Added } else { Change::Modified };
             let object = match new {
                 Some(o) => o.clone(),
-                None => storage::decode(&event.key, bytes, event.revision)?,
+                None => storage.decode(&event.key, bytes, event.revision)?,
             };
             (object, change)
         }
@@ -95,5 +111,5 @@ pub(super) fn event_of(
         (None, None) => return Ok(None),
     };
     let revision = event.revision;
-    Ok(Some(Arc::new(CacheEvent { revision, old, object, change, frames: Default::default() })))
+    Ok(Some(Arc::new(CacheEvent { revision, old, object, change })))
 }

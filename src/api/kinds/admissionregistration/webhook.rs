@@ -102,15 +102,7 @@ fn review_versions(hook: &Value, path: &str) -> ErrorList {
     if versions.is_empty() {
         return vec![FieldError::required(path, format!("must specify one of {known}"))];
     }
-    let mut errors = ErrorList::new();
-    let mut seen = HashSet::new();
-    for (i, v) in versions.iter().enumerate() {
-        if !seen.insert(v) {
-            errors.push(FieldError::invalid(format!("{path}[{i}]"), *v, "duplicate version"));
-        } else if let Some(e) = names::dns1035_label(v) {
-            errors.push(FieldError::invalid(format!("{path}[{i}]"), *v, e));
-        }
-    }
+    let mut errors = unique_versions(versions.iter().copied(), path);
     if !versions.iter().any(|v| REVIEW_VERSIONS.contains(v)) {
         let detail = format!("must include at least one of {known}");
         errors.push(FieldError::invalid(path, hook["admissionReviewVersions"].clone(), detail));
@@ -118,7 +110,22 @@ fn review_versions(hook: &Value, path: &str) -> ErrorList {
     errors
 }
 
-fn client(config: &Value, path: &str) -> ErrorList {
+/// Versions of a review, each of which may be named once.
+pub(crate) fn unique_versions<'a>(versions: impl Iterator<Item = &'a str>, path: &str) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let mut seen = HashSet::new();
+    for (i, v) in versions.enumerate() {
+        if !seen.insert(v) {
+            errors.push(FieldError::invalid(format!("{path}[{i}]"), v, "duplicate version"));
+        } else if let Some(e) = names::dns1035_label(v) {
+            errors.push(FieldError::invalid(format!("{path}[{i}]"), v, e));
+        }
+    }
+    errors
+}
+
+/// Where a webhook of any kind is.
+pub(crate) fn client(config: &Value, path: &str) -> ErrorList {
     match (config["url"].as_str(), config.get("service")) {
         (Some(u), None) => url(u, &format!("{path}.url")),
         (None, Some(s)) => service(s, &format!("{path}.service")),

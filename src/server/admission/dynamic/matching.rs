@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::{Attributes, Operation};
+use super::request::carries_object;
 use crate::{Server, storage};
 
 /// Operations on resources.
@@ -77,6 +78,8 @@ pub(crate) enum Shown {
     AsRequested,
     /// As one of the same object in another version, or under another group.
     As(Arc<Resource>),
+    /// As that, made by a webhook: the object and the old one.
+    Converted(Arc<Resource>, Option<Value>, Option<Value>),
 }
 
 impl Shown {
@@ -84,8 +87,28 @@ impl Shown {
     pub(crate) fn resource<'a>(&'a self, a: &Attributes<'a>) -> &'a Resource {
         match self {
             Shown::AsRequested => a.resource,
-            Shown::As(r) => r,
+            Shown::As(r) | Shown::Converted(r, ..) => r,
         }
+    }
+
+    /// Has the resource's webhook, if it has one, make the version that is shown.
+    async fn converted(
+        self,
+        server: &Server,
+        a: &Attributes<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<Shown, Status> {
+        let Shown::As(resource) = &self else { return Ok(self) };
+        let Some(webhook) = resource.webhook().filter(|_| carries_object(a.resource, a.subresource)) else {
+            return Ok(self);
+        };
+        let (conversions, to) = (server.registry().conversions()?, resource.api_version());
+        let of = async |object: Option<&Value>| match object {
+            None => Ok(None),
+            Some(o) => conversions.convert_one(webhook, &to, o.clone()).await.map(Some),
+        };
+        Ok(Shown::Converted(resource.clone(), of(object).await?, of(old).await?))
     }
 }
 
@@ -119,7 +142,7 @@ impl Matching {
         if !self.selects_object(object, old) || !self.selects_namespace(server, a, object).await? {
             return Ok(None);
         }
-        Ok(Some(shown))
+        Ok(Some(shown.converted(server, a, object, old).await?))
     }
 
     /// As [`Matching::matches`]; a list without rules is about everything.

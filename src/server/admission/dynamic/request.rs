@@ -56,7 +56,18 @@ impl Request<'_> {
 
     /// The object in the version that is shown.
     pub(crate) fn object(&self) -> Option<Cow<'_, Value>> {
-        self.in_version(self.object)
+        match &self.shown {
+            Shown::Converted(_, object, _) => object.as_ref().map(Cow::Borrowed),
+            _ => self.in_version(self.object),
+        }
+    }
+
+    /// What it was before, in the version that is shown.
+    fn old(&self) -> Option<Cow<'_, Value>> {
+        match &self.shown {
+            Shown::Converted(_, _, old) => old.as_ref().map(Cow::Borrowed),
+            _ => self.in_version(self.old),
+        }
     }
 
     /// The request without the objects.
@@ -92,7 +103,7 @@ impl Request<'_> {
         let mut request = self.describe();
         request["uid"] = uid.into();
         request["object"] = self.object().map_or(Value::Null, Cow::into_owned);
-        request["oldObject"] = self.in_version(self.old).map_or(Value::Null, Cow::into_owned);
+        request["oldObject"] = self.old().map_or(Value::Null, Cow::into_owned);
         request
     }
 
@@ -100,7 +111,7 @@ impl Request<'_> {
     pub(crate) fn environment(&self) -> Environment {
         let mut environment = Environment::default();
         environment.bind("object", self.object().as_deref().unwrap_or(&Value::Null));
-        environment.bind("oldObject", self.in_version(self.old).as_deref().unwrap_or(&Value::Null));
+        environment.bind("oldObject", self.old().as_deref().unwrap_or(&Value::Null));
         let mut request = self.describe();
         // Fields that are strings are never absent for an expression.
         for field in ["name", "namespace", "subResource", "requestSubResource"] {

@@ -11,9 +11,9 @@ use super::super::Attributes;
 use super::super::dynamic::conditions::{self, Conditions};
 use super::super::dynamic::matching::{self, Matching, Shown};
 use super::super::dynamic::request::Request;
-use super::client::{Client, ClientConfig};
 use super::review::{self, Answer};
 use crate::Server;
+use crate::webhook_client::{Client, ClientConfig};
 
 /// Why a webhook does not let a write pass.
 pub(super) enum Failure {

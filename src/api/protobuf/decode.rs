@@ -1,122 +1,15 @@
-//! Protobuf bodies (`application/vnd.kubernetes.protobuf`) of built-in kinds, decoded into JSON
-//! (<https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-representations-of-resources>).
-//!
-//! A table of field numbers, made by `xtask protobuf`, drives one decoder for all messages. Answers
-//! are JSON: a client that sends protobuf always accepts it.
-//!
-//! Go writes zero values of fields that are no pointers, and JSON leaves them out; which fields are
-//! pointers is in neither the schemas nor the messages, so those whose zero means something are listed
-//! in [`POINTERS`].
-
-use std::collections::HashMap;
-use std::sync::LazyLock;
+//! A body becomes JSON.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value};
 
+use super::MAGIC;
+use super::table::{self, Field, Message, Shape, Special};
 use crate::status::Status;
 
-const TABLE: &str = include_str!("data/protobuf-v1.35.txt");
-const MAGIC: &[u8] = b"k8s\0";
 /// How deep messages may nest, so that a hostile body cannot exhaust the stack.
 const MAX_DEPTH: usize = 64;
-
-/// JSON names of fields whose zero value is kept: pointers in Go.
-const POINTERS: &[&str] = &[
-    "activeDeadlineSeconds",
-    "allocateLoadBalancerNodePorts",
-    "allowPrivilegeEscalation",
-    "allowVolumeExpansion",
-    "automountServiceAccountToken",
-    "backoffLimit",
-    "backoffLimitPerIndex",
-    "blockOwnerDeletion",
-    "completions",
-    "controller",
-    "defaultMode",
-    "deletionGracePeriodSeconds",
-    "enableServiceLinks",
-    "expirationSeconds",
-    "failedJobsHistoryLimit",
-    "fsGroup",
-    "gracePeriodSeconds",
-    "hostUsers",
-    "immutable",
-    "leaseTransitions",
-    "manualSelector",
-    "maxFailedIndexes",
-    "minReplicas",
-    "mode",
-    "optional",
-    "orphanDependents",
-    "parallelism",
-    "partition",
-    "priority",
-    "privileged",
-    "procMount",
-    "progressDeadlineSeconds",
-    "publishNotReadyAddresses",
-    "readOnlyRootFilesystem",
-    "ready",
-    "replicas",
-    "revisionHistoryLimit",
-    "runAsGroup",
-    "runAsNonRoot",
-    "runAsUser",
-    "serving",
-    "setHostnameAsFQDN",
-    "shareProcessNamespace",
-    "startingDeadlineSeconds",
-    "storageClassName",
-    "successfulJobsHistoryLimit",
-    "suspend",
-    "terminating",
-    "terminationGracePeriodSeconds",
-    "tolerationSeconds",
-    "ttlSecondsAfterFinished",
-];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    One,
-    Many,
-    Map,
-}
-
-#[derive(Debug)]
-struct Field {
-    /// `~` for a struct that Go inlines.
-    name: &'static str,
-    kind: u8,
-    shape: Shape,
-    of: Option<&'static str>,
-}
-
-type Message = HashMap<u32, Field>;
-
-static MESSAGES: LazyLock<HashMap<&'static str, Message>> = LazyLock::new(|| {
-    let mut all: HashMap<&'static str, Message> = HashMap::new();
-    let mut current = "";
-    for line in TABLE.lines() {
-        let Some(rest) = line.strip_prefix(' ') else {
-            current = line;
-            all.entry(current).or_default();
-            continue;
-        };
-        let mut parts = rest.split(' ');
-        let (Some(tag), Some(name), Some(kind)) = (parts.next(), parts.next(), parts.next()) else { continue };
-        let shape = match kind.as_bytes().get(1) {
-            Some(b'*') => Shape::Many,
-            Some(b'%') => Shape::Map,
-            _ => Shape::One,
-        };
-        if let (Ok(tag), Some(m)) = (tag.parse(), all.get_mut(current)) {
-            m.insert(tag, Field { name, kind: kind.as_bytes()[0], shape, of: parts.next() });
-        }
-    }
-    all
-});
 
 fn broken(what: &str) -> Status {
     Status::bad_request(format!("the protobuf body cannot be decoded: {what}"))
@@ -209,36 +102,25 @@ pub fn decode(body: &[u8]) -> Result<Value, Status> {
             _ => {}
         }
     }
-    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-    let name = message_name(group, version, &kind)
+    let of = table::of_kind(&api_version, &kind)
         .ok_or_else(|| broken(&format!("there is no protobuf form of {api_version} {kind}")))?;
-    let mut value = Value::Object(message(raw, name, 0)?);
+    let mut value = Value::Object(message(raw, of, 0)?);
     value["apiVersion"] = api_version.into();
     value["kind"] = kind.into();
     Ok(value)
 }
 
-fn message_name(group: &str, version: &str, kind: &str) -> Option<&'static str> {
-    let short = match group {
-        "" => "core",
-        g => g.split('.').next().unwrap_or_default(),
-    };
-    let candidates = [format!("api.{short}.{version}.{kind}"), format!("apimachinery.pkg.apis.meta.v1.{kind}")];
-    candidates.iter().find_map(|c| MESSAGES.get_key_value(c.as_str()).map(|(k, _)| *k))
-}
-
-fn message(body: &[u8], name: &str, depth: usize) -> Result<Map<String, Value>, Status> {
+fn message(body: &[u8], of: &'static Message, depth: usize) -> Result<Map<String, Value>, Status> {
     if depth > MAX_DEPTH {
         return Err(broken("it is nested too deeply"));
     }
-    let fields = MESSAGES.get(name).ok_or_else(|| broken(&format!("the message {name} is not known")))?;
     let mut out = Map::new();
     let mut reader = Reader(body);
     while let Some((tag, wire)) = reader.next()? {
         // Fields of a newer minor are dropped, as every protobuf reader does.
-        let Some(f) = fields.get(&tag) else { continue };
+        let Some(f) = of.tagged(tag) else { continue };
         if f.name == "~" {
-            if let (Wire::Bytes(b), Some(of)) = (&wire, f.of) {
+            if let (Wire::Bytes(b), Some(of)) = (&wire, table::of(f)) {
                 out.extend(message(b, of, depth + 1)?);
             }
             continue;
@@ -247,7 +129,7 @@ fn message(body: &[u8], name: &str, depth: usize) -> Result<Map<String, Value>, 
             Shape::One => {
                 if let Some(v) = value(f, &wire, depth)? {
                     let zero = v == 0 || v == false || v == "";
-                    if !zero || POINTERS.contains(&f.name) {
+                    if !zero || f.keeps_zero {
                         out.insert(f.name.to_owned(), v);
                     }
                 }
@@ -287,33 +169,24 @@ fn value(f: &Field, wire: &Wire<'_>, depth: usize) -> Result<Option<Value>, Stat
         (b'i', Wire::Number(n)) => Some((*n as i64).into()),
         (b'B', Wire::Number(n)) => Some((*n != 0).into()),
         (b'd', Wire::Fixed64(n)) => Some(f64::from_bits(*n).into()),
-        (b'm', Wire::Bytes(b)) => special(f.of.unwrap_or_default(), b, depth)?,
+        (b'm', Wire::Bytes(b)) => match table::of(f) {
+            Some(of) => special(of, b, depth)?,
+            None => None,
+        },
         _ => return Err(broken(&format!("the field {} has the wrong wire type", f.name))),
     })
 }
 
-/// Messages whose JSON is not an object of their fields.
-fn special(name: &str, body: &[u8], depth: usize) -> Result<Option<Value>, Status> {
-    let plain = || message(body, name, depth + 1);
-    let field = |m: &Map<String, Value>, f: &str| m.get(f).cloned();
-    Ok(match name {
-        "apimachinery.pkg.apis.meta.v1.Time" => moment(body, false)?,
-        "apimachinery.pkg.apis.meta.v1.MicroTime" => moment(body, true)?,
-        "apimachinery.pkg.api.resource.Quantity" => Some(only_text(body)?.into()),
-        "apimachinery.pkg.util.intstr.IntOrString" => {
-            let (mut kind, mut number, mut string) = (0, 0, String::new());
-            let mut reader = Reader(body);
-            while let Some((tag, wire)) = reader.next()? {
-                match (tag, wire) {
-                    (1, Wire::Number(n)) => kind = n,
-                    (2, Wire::Number(n)) => number = n as i64,
-                    (3, Wire::Bytes(b)) => string = text(b)?.to_owned(),
-                    _ => {}
-                }
-            }
-            Some(if kind == 0 { number.into() } else { string.into() })
-        }
-        "apimachinery.pkg.apis.meta.v1.FieldsV1" | "apimachinery.pkg.runtime.RawExtension" => {
+/// Messages whose JSON is not an object of their fields, and all others.
+fn special(of: &'static Message, body: &[u8], depth: usize) -> Result<Option<Value>, Status> {
+    let plain = || message(body, of, depth + 1);
+    Ok(match of.special {
+        Special::Plain => Some(Value::Object(plain()?)),
+        Special::Time => moment(body, false)?,
+        Special::MicroTime => moment(body, true)?,
+        Special::Quantity => Some(only_text(body)?.into()),
+        Special::IntOrString => Some(int_or_string(body)?),
+        Special::Raw => {
             let raw = only_bytes(body)?;
             match raw.strip_prefix(MAGIC) {
                 Some(_) => Some(decode(raw)?),
@@ -321,11 +194,33 @@ fn special(name: &str, body: &[u8], depth: usize) -> Result<Option<Value>, Statu
                 None => Some(serde_json::from_slice(raw).map_err(|e| broken(&format!("an embedded object: {e}")))?),
             }
         }
-        n if n.ends_with(".ExtraValue") || n.ends_with(".Verbs") => {
-            Some(field(&plain()?, "items").unwrap_or_else(|| Value::Array(Vec::new())))
+        Special::Items => Some(plain()?.remove("items").unwrap_or_else(|| Value::Array(Vec::new()))),
+        Special::OrBool => {
+            let mut m = plain()?;
+            m.remove("schema").or_else(|| Some(m.remove("allows").unwrap_or(Value::Bool(false))))
         }
-        _ => Some(Value::Object(plain()?)),
+        Special::OrArray => alternative(plain()?, "jSONSchemas"),
+        Special::OrStringArray => alternative(plain()?, "property"),
     })
+}
+
+/// A schema, or a list in its stead.
+fn alternative(mut m: Map<String, Value>, list: &str) -> Option<Value> {
+    m.remove("schema").or_else(|| m.remove(list))
+}
+
+fn int_or_string(body: &[u8]) -> Result<Value, Status> {
+    let (mut kind, mut number, mut string) = (0, 0, String::new());
+    let mut reader = Reader(body);
+    while let Some((tag, wire)) = reader.next()? {
+        match (tag, wire) {
+            (1, Wire::Number(n)) => kind = n,
+            (2, Wire::Number(n)) => number = n as i64,
+            (3, Wire::Bytes(b)) => string = text(b)?.to_owned(),
+            _ => {}
+        }
+    }
+    Ok(if kind == 0 { number.into() } else { string.into() })
 }
 
 fn only_bytes(body: &[u8]) -> Result<&[u8], Status> {
@@ -357,51 +252,4 @@ fn moment(body: &[u8], micro: bool) -> Result<Option<Value>, Status> {
     let t = jiff::Timestamp::new(seconds, nanos).map_err(|e| broken(&format!("a time: {e}")))?;
     let spelled = if micro { crate::time::rfc3339_micro(t) } else { crate::time::rfc3339(t) };
     Ok(Some(spelled.into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    /// tag and bytes
-    fn sub(tag: u8, b: &[u8]) -> Vec<u8> {
-        let mut v = vec![tag << 3 | 2, b.len() as u8];
-        v.extend(b);
-        v
-    }
-
-    fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-        let meta = [sub(1, api_version.as_bytes()), sub(2, kind.as_bytes())].concat();
-        [MAGIC.to_vec(), sub(1, &meta), sub(2, raw)].concat()
-    }
-
-    #[test]
-    fn a_config_map_decodes_and_go_zero_values_are_left_out() {
-        let metadata = [sub(1, b"a"), sub(2, b""), sub(8, b"")].concat();
-        let raw = [sub(1, &metadata), sub(2, &[sub(1, b"k"), sub(2, b"v")].concat())].concat();
-        let decoded = decode(&body("v1", "ConfigMap", &raw)).unwrap();
-        assert_eq!(
-            decoded,
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}})
-        );
-    }
-
-    #[test]
-    fn an_explicit_zero_of_a_pointer_is_kept() {
-        let raw = sub(2, &[1 << 3, 0]);
-        let decoded = decode(&body("apps/v1", "Deployment", &raw)).unwrap();
-        assert_eq!(decoded["spec"]["replicas"], 0);
-    }
-
-    #[test]
-    fn bodies_that_are_cut_or_foreign_are_errors() {
-        let whole = body("v1", "ConfigMap", &sub(1, &sub(1, b"a")));
-        for n in 0..whole.len() {
-            // No cut may panic; most are errors, some are shorter messages.
-            let _ = decode(&whole[..n]);
-        }
-        assert!(decode(b"{}").is_err());
-        assert!(decode(&body("example.com/v1", "Thing", &[])).is_err());
-    }
 }

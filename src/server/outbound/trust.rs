@@ -22,19 +22,21 @@ struct Bundle {
 ///
 /// # Errors
 /// When the bundle cannot be used.
-pub(super) fn client_config(pem: &str) -> Result<rustls::ClientConfig, String> {
+pub(super) fn client_config(pem: &str, identity: Option<Arc<tls::Current>>) -> Result<rustls::ClientConfig, String> {
     let unusable = |e: &dyn std::fmt::Display| format!("unable to load root certificates: {e}");
     let certificates = tls::certificates(pem).map_err(|e| unusable(&e))?;
     let roots = Arc::new(tls::roots(pem).map_err(|e| unusable(&e))?);
     let authorities = WebPkiServerVerifier::builder_with_provider(roots, tls::provider()).build();
     let authorities = authorities.map_err(|e| unusable(&e))?;
-    let config = rustls::ClientConfig::builder_with_provider(tls::provider())
+    let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Bundle { authorities, certificates }))
-        .with_no_client_auth();
-    Ok(config)
+        .with_custom_certificate_verifier(Arc::new(Bundle { authorities, certificates }));
+    Ok(match identity {
+        Some(i) => builder.with_client_cert_resolver(i),
+        None => builder.with_no_client_auth(),
+    })
 }
 
 /// Whether a certificate is in force.

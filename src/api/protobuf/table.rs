@@ -1,0 +1,152 @@
+//! The table of messages and fields, made by `xtask protobuf`, as decoder and encoder walk it.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+const TABLE: &str = include_str!("../data/protobuf-v1.35.txt");
+
+/// How a field occurs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    One,
+    Many,
+    Map,
+}
+
+/// Messages whose JSON is not an object of their fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Special {
+    Plain,
+    Time,
+    MicroTime,
+    Quantity,
+    IntOrString,
+    /// JSON in bytes: `RawExtension`, `FieldsV1`, the `JSON` of schemas.
+    Raw,
+    /// A list that travels as a message: `ExtraValue`, `Verbs`.
+    Items,
+    /// A schema or a boolean, a list of schemas, a list of names.
+    OrBool,
+    OrArray,
+    OrStringArray,
+}
+
+#[derive(Debug)]
+pub(super) struct Field {
+    pub tag: u32,
+    /// `~` for a struct that Go inlines.
+    pub name: &'static str,
+    /// `s` string, `b` bytes, `i` integer, `B` boolean, `d` double, `m` message.
+    pub kind: u8,
+    pub shape: Shape,
+    /// Whether JSON has the field when it is zero: pointers in Go, and what is never left out.
+    pub keeps_zero: bool,
+    of: u16,
+}
+
+#[derive(Debug)]
+pub(super) struct Message {
+    pub special: Special,
+    /// Sorted by tag.
+    fields: Vec<Field>,
+    /// Indexes of `fields`, sorted by name; inlined structs are not in it.
+    by_name: Vec<u16>,
+}
+
+impl Message {
+    pub(super) fn tagged(&self, tag: u32) -> Option<&Field> {
+        self.fields.binary_search_by_key(&tag, |f| f.tag).ok().map(|i| &self.fields[i])
+    }
+
+    pub(super) fn named(&self, name: &str) -> Option<&Field> {
+        let found = self.by_name.binary_search_by(|i| self.fields[*i as usize].name.cmp(name)).ok()?;
+        Some(&self.fields[self.by_name[found] as usize])
+    }
+
+    pub(super) fn inlined(&self) -> impl Iterator<Item = &Field> {
+        // None in nearly all messages: what is named are all fields then.
+        let none = self.by_name.len() == self.fields.len();
+        self.fields.iter().filter(move |f| !none && f.name == "~")
+    }
+}
+
+const NONE: u16 = u16::MAX;
+
+struct Table {
+    messages: Vec<Message>,
+    names: HashMap<&'static str, u16>,
+}
+
+static ALL: LazyLock<Table> = LazyLock::new(|| {
+    let headings = TABLE.lines().filter(|l| !l.starts_with(' '));
+    let names: HashMap<&'static str, u16> = headings.zip(0u16..).collect();
+    let mut messages: Vec<Message> = Vec::with_capacity(names.len());
+    for line in TABLE.lines() {
+        match line.strip_prefix(' ') {
+            None => messages.push(Message { special: special(line), fields: Vec::new(), by_name: Vec::new() }),
+            Some(rest) => {
+                if let (Some(m), Some(f)) = (messages.last_mut(), field(rest, &names)) {
+                    m.fields.push(f);
+                }
+            }
+        }
+    }
+    for m in &mut messages {
+        m.fields.sort_by_key(|f| f.tag);
+        m.by_name = (0u16..).zip(&m.fields).filter(|(_, f)| f.name != "~").map(|(i, _)| i).collect();
+        m.by_name.sort_by_key(|i| m.fields[*i as usize].name);
+    }
+    Table { messages, names }
+});
+
+fn field(line: &'static str, names: &HashMap<&'static str, u16>) -> Option<Field> {
+    let mut parts = line.split(' ');
+    let (tag, name, kind) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+    let shape = match kind.as_bytes().get(1) {
+        Some(b'*') => Shape::Many,
+        Some(b'%') => Shape::Map,
+        _ => Shape::One,
+    };
+    let of = parts.next().and_then(|n| names.get(n)).copied().unwrap_or(NONE);
+    Some(Field { tag, name, kind: kind.as_bytes()[0], shape, keeps_zero: kind.ends_with(['?', '!']), of })
+}
+
+fn special(message: &str) -> Special {
+    match message.rsplit('.').next().unwrap_or_default() {
+        "Time" => Special::Time,
+        "MicroTime" => Special::MicroTime,
+        "Quantity" => Special::Quantity,
+        "IntOrString" => Special::IntOrString,
+        "FieldsV1" | "RawExtension" | "JSON" => Special::Raw,
+        "ExtraValue" | "Verbs" => Special::Items,
+        "JSONSchemaPropsOrBool" => Special::OrBool,
+        "JSONSchemaPropsOrArray" => Special::OrArray,
+        "JSONSchemaPropsOrStringArray" => Special::OrStringArray,
+        _ => Special::Plain,
+    }
+}
+
+/// The message of a field of messages.
+pub(super) fn of(field: &Field) -> Option<&'static Message> {
+    ALL.messages.get(field.of as usize)
+}
+
+/// The message of a kind.
+pub(super) fn of_kind(api_version: &str, kind: &str) -> Option<&'static Message> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let short = match group {
+        "" => "core",
+        g => g.split('.').next().unwrap_or_default(),
+    };
+    let package = match group {
+        "apiextensions.k8s.io" => format!("apiextensions_apiserver.pkg.apis.{short}.{version}"),
+        "apiregistration.k8s.io" => format!("kube_aggregator.pkg.apis.{short}.{version}"),
+        "" | "apps" | "autoscaling" | "batch" | "policy" => format!("api.{short}.{version}"),
+        g if g.ends_with(".k8s.io") => format!("api.{short}.{version}"),
+        // No group of upstream's.
+        _ => return None,
+    };
+    let own = ALL.names.get(format!("{package}.{kind}").as_str());
+    let index = own.or_else(|| ALL.names.get(format!("apimachinery.pkg.apis.meta.v1.{kind}").as_str()))?;
+    ALL.messages.get(*index as usize)
+}
