@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
+use crate::clients::{MINORS, client, python, well};
 use crate::hosts::{Host, Lab, lacking};
 use crate::lab::{eventually, has, skipped};
 
@@ -250,12 +251,14 @@ struct Cluster {
     host: Host,
     /// A pod of the deployment.
     pod: String,
+    /// Which kubectl.
+    program: String,
 }
 
 impl Cluster {
     /// kubectl with the words of a command.
     fn kubectl(&self, command: &str) -> Command {
-        let mut c = self.host.kubectl_command();
+        let mut c = self.host.kubectl_of(&self.program);
         c.args(command.split(' ').map(|w| w.replace("{pod}", &self.pod)));
         c.env("KUBE_EDITOR", "sed -i s/x:\\ z/x:\\ edited/");
         c
@@ -351,6 +354,13 @@ fn forwarded_ports(c: &Cluster) {
     }
 }
 
+fn streams_of_the_python_client(c: &Cluster) {
+    let Some(python) = python("client.py") else { return };
+    let mut command = c.host.command("env");
+    command.args(python.get_envs().map(|(k, v)| format!("{}={}", k.display(), v.unwrap_or_default().display())));
+    well(command.arg(python.get_program()).args(python.get_args()).arg(c.host.kubeconfig()).arg(&c.pod));
+}
+
 fn followed_logs_and_watches(c: &Cluster) {
     c.with_input("apply -f -", SLOW);
     c.prints(&[("wait --for=jsonpath={.status.ready}=1 job/slow --timeout=20s", &[])]);
@@ -385,13 +395,19 @@ fn every_command_does_what_it_does_upstream() {
     let again = ".status.containerStatuses[?(@.name==\"a\")].restartCount";
     eventually("a container was restarted", || host.words("pod two", again) != ["0"]);
     let pod = host.words("pods -l app=web", ".items[0].metadata.name").remove(0);
-    let c = Cluster { host, pod };
-    c.prints(LOOKS);
-    c.refuses(REFUSALS);
-    c.prints(&[("uncordon h1", &["uncordoned"])]);
-    terminals_and_pipes(&c);
-    files(&c);
-    forwarded_ports(&c);
+    let mut c = Cluster { host, pod, program: String::new() };
+    // Newer minors talk other protocols for streams.
+    let newer = MINORS.iter().filter_map(|m| Some(client(&format!("kubectl-1.{m}"))?.display().to_string()));
+    for program in newer.chain(["kubectl".to_owned()]) {
+        c.program = program;
+        c.prints(LOOKS);
+        c.refuses(REFUSALS);
+        c.prints(&[("uncordon h1", &["uncordoned"])]);
+        terminals_and_pipes(&c);
+        files(&c);
+        forwarded_ports(&c);
+    }
+    streams_of_the_python_client(&c);
     followed_logs_and_watches(&c);
     c.prints(CHANGES);
     let changed = c.with_input("diff -f -", &WORKLOAD.replace("replicas: 2", "replicas: 3"));

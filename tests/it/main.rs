@@ -6,12 +6,14 @@
 
 mod api;
 mod apply;
+mod clients;
 mod corruption;
 mod csr;
 mod custom_resources;
 mod durability;
-mod golden;
 mod encryption;
+mod golden;
+mod helm;
 mod hosts;
 mod https;
 mod image;
@@ -21,6 +23,7 @@ mod kubectl;
 mod lab;
 mod node;
 mod pods;
+mod python;
 mod tidy;
 #[path = "../../src/server/testing/webhook.rs"]
 mod webhook;

@@ -12,6 +12,7 @@ use crate::Server;
 use crate::authz::{self, Decision};
 use crate::http::respond::{self, Reply};
 use crate::http::{Call, decode_body};
+use crate::registry::prepare;
 use crate::request::{RequestInfo, User};
 
 fn text(v: &Value, field: &str) -> String {
@@ -35,30 +36,40 @@ fn user_value(u: &User) -> Value {
 
 /// Answers a review.
 pub async fn serve(server: &Arc<Server>, call: &Call, resource: &Arc<Resource>, body: &Bytes) -> Result<Reply, Status> {
-    let mut review = decode_body(call, resource, body)?.value;
+    let ctx = server.write_context(call)?;
+    let mut warnings = Vec::new();
+    let mut review = prepare::accept(&ctx, resource, decode_body(call, resource, body)?, &mut warnings)?;
     review["apiVersion"] = resource.api_version().into();
     review["kind"] = resource.kind.clone().into();
     review["status"] = match resource.plural.as_str() {
         "tokenreviews" => token_review(server, &review["spec"]).await?,
         "selfsubjectreviews" => json!({"userInfo": user_value(&call.user)}),
-        "selfsubjectaccessreviews" => access(server, &call.user, &review["spec"], "SelfSubjectAccessReview")?,
-        "subjectaccessreviews" => access(server, &user_of(&review["spec"])?, &review["spec"], "SubjectAccessReview")?,
+        "selfsubjectaccessreviews" => access(server, &call.user, &review["spec"])?,
+        "subjectaccessreviews" => access(server, &user_of(&review["spec"])?, &review["spec"])?,
         "localsubjectaccessreviews" => {
             let spec = &review["spec"];
-            if spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default() != call.info.namespace {
-                let e = api::field::FieldError::invalid(
-                    "spec.resourceAttributes.namespace",
-                    spec["resourceAttributes"]["namespace"].clone(),
-                    "must match metadata.namespace",
-                );
-                return Err(Status::invalid("authorization.k8s.io", "LocalSubjectAccessReview", "", &vec![e]));
+            let namespace = text(&spec["resourceAttributes"], "namespace");
+            if namespace != call.info.namespace {
+                let why = "must match metadata.namespace";
+                return Err(invalid("spec.resourceAttributes.namespace", &namespace, why));
             }
-            access(server, &user_of(spec)?, spec, "LocalSubjectAccessReview")?
+            access(server, &user_of(spec)?, spec)?
+        }
+        "selfsubjectrulesreviews" if text(&review["spec"], "namespace").is_empty() => {
+            return Err(Status::bad_request("no namespace on request"));
         }
         "selfsubjectrulesreviews" => server.rules_of(&call.user, &text(&review["spec"], "namespace")),
         _ => return Err(Status::no_such_resource()),
     };
-    Ok(respond::json(201, &review))
+    let mut reply = respond::json(201, &review);
+    respond::warn(&mut reply, &warnings);
+    Ok(reply)
+}
+
+/// Upstream names no kind in the errors of reviews.
+fn invalid(field: &str, value: &str, why: &str) -> Status {
+    let e = api::field::FieldError::invalid(field, value, why);
+    Status::invalid("authorization.k8s.io", "", "", &vec![e])
 }
 
 async fn token_review(server: &Arc<Server>, spec: &Value) -> Result<Value, Status> {
@@ -86,13 +97,12 @@ fn user_of(spec: &Value) -> Result<User, Status> {
         extra: serde_json::from_value(spec["extra"].clone()).unwrap_or_default(),
     };
     if user.name.is_empty() && user.groups.is_empty() {
-        let e = api::field::FieldError::invalid("spec.user", "", "at least one of user or group must be specified");
-        return Err(Status::invalid("authorization.k8s.io", "SubjectAccessReview", "", &vec![e]));
+        return Err(invalid("spec.user", "", "at least one of user or group must be specified"));
     }
     Ok(user)
 }
 
-fn access(server: &Arc<Server>, user: &User, spec: &Value, kind: &str) -> Result<Value, Status> {
+fn access(server: &Arc<Server>, user: &User, spec: &Value) -> Result<Value, Status> {
     let info = match (spec.get("resourceAttributes"), spec.get("nonResourceAttributes")) {
         (Some(r), None) => RequestInfo {
             verb: text(r, "verb"),
@@ -107,12 +117,8 @@ fn access(server: &Arc<Server>, user: &User, spec: &Value, kind: &str) -> Result
         },
         (None, Some(n)) => RequestInfo { verb: text(n, "verb"), path: text(n, "path"), ..Default::default() },
         _ => {
-            let e = api::field::FieldError::invalid(
-                "spec.resourceAttributes",
-                Value::Null,
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            );
-            return Err(Status::invalid("authorization.k8s.io", kind, "", &vec![e]));
+            let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
+            return Err(invalid("spec.resourceAttributes", "null", why));
         }
     };
     Ok(match authz::decide(server.authorizers(), user, &info) {
