@@ -8,6 +8,7 @@
 
 pub mod admission_policy_status;
 pub mod certificates;
+pub mod cluster_authentication;
 pub mod cluster_roles;
 pub mod daemonset;
 pub mod deployment;
@@ -52,6 +53,7 @@ pub fn start(context: &Context) {
     namespace::start(context);
     service_account::start(context);
     root_ca::start(context);
+    cluster_authentication::start(context);
     cluster_roles::start(context);
     node_ipam::start(context);
     node_lifecycle::start(context);

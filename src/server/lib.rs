@@ -1,9 +1,12 @@
 //! The API server.
 //!
 //! * [`storage`], [`watch_cache`], [`registry`] – objects over the store, in memory, and the one pipeline.
-//! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
+//! * [`request`], [`http`], [`paths`], [`discovery`], [`openapi`], [`subresources`] – what travels over HTTP.
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
+//! * [`aggregation`] – API servers beside this one.
+//! * [`flow_control`] – who is served when all cannot be.  [`metrics`] – what is counted.
+//! * [`audit`] – what is recorded of requests.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -17,7 +20,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission;
+pub mod aggregation;
 pub mod api_services;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -25,10 +30,13 @@ mod conversion;
 pub mod custom_resources;
 pub mod discovery;
 pub mod encryption;
+pub mod flow_control;
 mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
+pub mod metrics;
+pub mod openapi;
 mod outbound;
 pub mod paths;
 pub mod pki;
@@ -54,9 +62,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authn::Authenticator;
 use crate::authn::tokens::Tokens;
-use crate::authz::Authorizer;
 use crate::registry::Registry;
 use crate::watch_cache::Caches;
 
@@ -77,8 +83,12 @@ pub struct Config {
     pub cluster_domain: String,
     /// Node ports, first and last.
     pub node_ports: (u16, u16),
+    /// How many requests that read, and that write, are served at once.
+    pub requests_inflight: (u32, u32),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// What is recorded of requests, and where.
+    pub audit: audit::Config,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
     /// Which admission plugins run.
@@ -91,9 +101,12 @@ pub struct Server {
     address: String,
     registry: Registry,
     table: served::Table,
-    authenticators: OnceLock<Vec<Arc<dyn Authenticator>>>,
-    authorizers: OnceLock<Vec<Arc<dyn Authorizer>>>,
+    aggregation: aggregation::Aggregation,
+    documents: openapi::Documents,
+    authorizers: OnceLock<authz::Chain>,
+    flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
+    audit: Arc<audit::Audit>,
     pki: Arc<pki::Pki>,
     shutting_down: AtomicBool,
 }
@@ -129,24 +142,34 @@ impl Server {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
         };
+        let audit = audit::Audit::start(&config.audit, tasks, cancel).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+            Status::internal_plain(format!("{e}{cause}"))
+        })?;
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
         let server = Arc::new(Server {
             address,
             registry: Registry::new(storage, caches.clone()),
             table: served::Table::new(resources),
-            authenticators: OnceLock::new(),
+            aggregation: Default::default(),
+            documents: Default::default(),
             authorizers: OnceLock::new(),
+            flow_control: flow_control::FlowControl::new(
+                (config.requests_inflight.0 + config.requests_inflight.1).into(),
+            ),
             tokens,
+            audit: Arc::new(audit),
             pki,
             shutting_down: AtomicBool::new(false),
             config,
         });
         server.registry.set_conversions(Arc::new(conversion::Conversions::new(Arc::downgrade(&server))));
         server.registry.set_admission(admission::plugins(&server));
-        let _ = server.authorizers.set(authz::authorizers(&server));
-        let _ = server.authenticators.set(authn::authenticators(&server));
+        let _ = server.authorizers.set(authz::Chain::usual(&server));
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
+        aggregation::availability::restore(&server)?;
+        aggregation::availability::start(&server, tasks, cancel);
         let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             let cancel = ended;
@@ -188,6 +211,16 @@ impl Server {
         &self.table
     }
 
+    /// The API servers beside this one.
+    pub fn aggregation(&self) -> &aggregation::Aggregation {
+        &self.aggregation
+    }
+
+    /// The OpenAPI documents that are in demand.
+    pub fn documents(&self) -> &openapi::Documents {
+        &self.documents
+    }
+
     /// One served resource.
     ///
     /// # Errors
@@ -196,19 +229,24 @@ impl Server {
         self.table.current().resource(group, version, plural)
     }
 
-    /// The authenticators in order.
-    pub fn authenticators(&self) -> &[Arc<dyn Authenticator>] {
-        self.authenticators.get().map(Vec::as_slice).unwrap_or_default()
+    /// Flow control.
+    pub fn flow_control(&self) -> &flow_control::FlowControl {
+        &self.flow_control
     }
 
-    /// The authorizers in order.
-    pub fn authorizers(&self) -> &[Arc<dyn Authorizer>] {
-        self.authorizers.get().map(Vec::as_slice).unwrap_or_default()
+    /// The authorizers; nobody may do anything before they are set.
+    pub(crate) fn authorizers(&self) -> Option<&authz::Chain> {
+        self.authorizers.get()
     }
 
     /// Service account tokens.
     pub fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
+    }
+
+    /// What is recorded of requests.
+    pub fn audit(&self) -> &Arc<audit::Audit> {
+        &self.audit
     }
 
     /// Keys and certificates.
@@ -276,10 +314,5 @@ impl Server {
     /// Whether the server is about to end.
     pub fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Relaxed)
-    }
-
-    /// What RBAC allows a user in a namespace: the status of a SelfSubjectRulesReview.
-    pub fn rules_of(self: &Arc<Self>, user: &request::User, namespace: &str) -> Value {
-        authz::rbac::rules_of(self, user, namespace)
     }
 }

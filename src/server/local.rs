@@ -4,16 +4,18 @@
 use std::sync::Arc;
 
 use api::codec::Decoded;
-use api::{Object, Status};
+use api::{Object, Resource, Status};
 use async_trait::async_trait;
 use bytes::Bytes;
 use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch, percent_encode};
+use client::wire;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use crate::Server;
-use crate::authz;
+use crate::audit::Record;
+use crate::http::respond::Reply;
 use crate::http::watch::{Start, subscribe};
 use crate::registry::{At, DeleteOptions, Selection, WriteContext};
 use crate::request::{RequestInfo, User};
@@ -68,18 +70,24 @@ impl Local {
         }
     }
 
-    /// A list or watch of one name is authorized for that name, as over HTTP.
-    fn authorized_to_read_many(&self, verb: &str, gvr: &Gvr, params: &ListParams) -> Result<(), Status> {
+    /// A list or watch of one name is authorized for that name, as over HTTP. Its record ends here.
+    async fn authorized_to_read_many(&self, verb: &str, gvr: &Gvr, params: &ListParams) -> Result<(), Status> {
         let name = crate::request::single_name(&params.field_selector).unwrap_or_default();
         let info = self.info(verb, gvr, &params.namespace, &name, "");
-        self.authorized(&RequestInfo { field_selector: params.field_selector.clone(), ..info })
-    }
-
-    fn authorized(&self, info: &RequestInfo) -> Result<(), Status> {
-        match authz::decide(self.server.authorizers(), &self.user, info) {
-            authz::Decision::Allow => Ok(()),
-            authz::Decision::Deny(r) | authz::Decision::NoOpinion(r) => Err(authz::forbidden(&self.user, info, &r)),
+        let selectors = (params.field_selector.clone(), params.label_selector.clone());
+        let info = RequestInfo { field_selector: selectors.0, label_selector: selectors.1, ..info };
+        let record = self.server.audit().begin_local(&self.user, &info).await;
+        let allowed = self.server.authorize_recorded(&self.user, &info, record.as_deref()).await;
+        match (record, &allowed) {
+            (None, _) => {}
+            (Some(r), Ok(())) if verb == "watch" => r.started(200),
+            (Some(r), Ok(())) => r.complete(200),
+            (Some(r), Err(s)) => {
+                r.failed(s);
+                r.complete(s.code);
+            }
         }
+        allowed
     }
 
     /// Subresources and virtual resources have their own handlers: the call goes through the
@@ -105,40 +113,54 @@ impl Local {
         *request.method_mut() = method;
         *request.uri_mut() = uri.parse().map_err(|e| Status::bad_request(format!("{uri}: {e}")))?;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
-        let reply = self.server.serve_as(self.user.clone(), request).await;
-        let code = reply.status();
+        let reply = successful(self.server.serve_as(self.user.clone(), request).await).await?;
         let Ok(body) = reply.into_body().collect().await;
-        let bytes = body.to_bytes();
-        if code.is_success() {
-            return Ok(Arc::new(Object::from_bytes(bytes).map_err(Status::internal)?));
-        }
-        Err(serde_json::from_slice::<Status>(&bytes)
-            .unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
+        Ok(Arc::new(Object::from_bytes(body.to_bytes()).map_err(Status::internal)?))
     }
-}
 
-#[async_trait]
-impl client::Api for Local {
-    async fn call(&self, call: Call) -> Result<Arc<Object>, Status> {
-        let resource = self.server.resource(&call.gvr.group, &call.gvr.version, &call.gvr.plural)?;
-        let plain = resource.stored
-            && matches!(call.subresource.as_str(), "" | "status")
-            && call.query.is_empty()
-            && call.verb != Verb::DeleteCollection
-            && !(resource.namespaced && call.namespace.is_empty());
-        if !plain {
-            return self.through_http(call).await;
-        }
-        self.authorized(&self.info(verb_name(call.verb), &call.gvr, &call.namespace, &call.name, &call.subresource))?;
-        let ctx = WriteContext::new(self.user.clone());
+    async fn get(&self, path: &str) -> Result<Reply, Status> {
+        let mut request = http::Request::new(axum::body::Body::empty());
+        *request.uri_mut() = path.parse().map_err(|e| Status::bad_request(format!("{path}: {e}")))?;
+        successful(self.server.serve_as(self.user.clone(), request).await).await
+    }
+
+    /// Whether another API server serves a resource.
+    fn is_elsewhere(&self, gvr: &Gvr) -> bool {
+        self.server.aggregation().backend(&gvr.group, &gvr.version).is_some()
+    }
+
+    async fn watch_elsewhere(&self, gvr: &Gvr, params: &ListParams) -> Result<Watch, Status> {
+        let path = wire::collection(gvr, params, &[("watch", "true"), ("allowWatchBookmarks", "true")]);
+        let body = self.get(&path).await?.into_body();
+        let (tx, rx) = mpsc::channel(EVENTS);
+        // Ends with its receiver, or with the other server's answer.
+        tokio::spawn(async move {
+            tokio::select! {
+                followed = wire::follow(body, &tx) => if let Err(s) = followed { let _ = tx.send(Err(s)).await; },
+                () = tx.closed() => {}
+            }
+        });
+        Ok(rx)
+    }
+
+    /// A call that needs no handler of its own.
+    async fn plain(
+        &self,
+        call: Call,
+        resource: &Resource,
+        info: &RequestInfo,
+        audit: Option<Arc<Record>>,
+    ) -> Result<Arc<Object>, Status> {
+        self.server.authorize_recorded(&self.user, info, audit.as_deref()).await?;
+        let ctx = WriteContext { audit, ..WriteContext::new(self.user.clone()) };
         let registry = self.server.registry();
         let (ns, name, sub) = (call.namespace.as_str(), call.name.as_str(), call.subresource.as_str());
         let body = call.body.unwrap_or_default();
         match call.verb {
-            Verb::Get => registry.get(&resource, ns, name).await,
+            Verb::Get => registry.get(resource, ns, name).await,
             Verb::Create => {
                 let decoded = api::codec::decode(&body, false, &resource.schema)?;
-                Ok(registry.create(&ctx, &resource, ns, name, decoded).await?.object)
+                Ok(registry.create(&ctx, resource, ns, name, decoded).await?.object)
             }
             Verb::Update => {
                 let d = api::codec::decode(&body, false, &resource.schema)?;
@@ -146,7 +168,7 @@ impl client::Api for Local {
                     Ok(Decoded { value: d.value.clone(), unknown: Vec::new(), duplicate: Vec::new() })
                 };
                 let create = sub.is_empty() && resource.strategy.creates_on_update();
-                Ok(registry.update(&ctx, &resource, ns, name, sub, create, &change).await?.object)
+                Ok(registry.update(&ctx, resource, ns, name, sub, create, &change).await?.object)
             }
             Verb::Patch(kind) => {
                 let patch = api::codec::parse_tree(&body, false)?;
@@ -158,7 +180,7 @@ impl client::Api for Local {
                     };
                     api::codec::check(merged, &resource.schema)
                 };
-                Ok(registry.update(&ctx, &resource, ns, name, sub, false, &change).await?.object)
+                Ok(registry.update(&ctx, resource, ns, name, sub, false, &change).await?.object)
             }
             Verb::Delete | Verb::DeleteCollection => {
                 let options = if body.is_empty() {
@@ -166,14 +188,56 @@ impl client::Api for Local {
                 } else {
                     DeleteOptions::from_value(&api::codec::parse_tree(&body, false)?)?
                 };
-                Ok(registry.delete(&ctx, &resource, ns, name, &options).await?.object().clone())
+                Ok(registry.delete(&ctx, resource, ns, name, &options).await?.object().clone())
             }
         }
     }
+}
+
+/// An answer, if it is no refusal.
+async fn successful(reply: Reply) -> Result<Reply, Status> {
+    let code = reply.status();
+    if code.is_success() {
+        return Ok(reply);
+    }
+    let Ok(body) = reply.into_body().collect().await;
+    // What stands behind this server may answer in plain text.
+    Err(serde_json::from_slice(&body.to_bytes())
+        .unwrap_or_else(|_| Status::new(code.as_u16(), "", format!("HTTP status {code}"))))
+}
+
+#[async_trait]
+impl client::Api for Local {
+    async fn call(&self, call: Call) -> Result<Arc<Object>, Status> {
+        if self.is_elsewhere(&call.gvr) {
+            return self.through_http(call).await;
+        }
+        let resource = self.server.resource(&call.gvr.group, &call.gvr.version, &call.gvr.plural)?;
+        let plain = resource.stored
+            && matches!(call.subresource.as_str(), "" | "status")
+            && call.query.is_empty()
+            && call.verb != Verb::DeleteCollection
+            && !(resource.namespaced && call.namespace.is_empty());
+        if !plain {
+            return self.through_http(call).await;
+        }
+        let info = self.info(verb_name(call.verb), &call.gvr, &call.namespace, &call.name, &call.subresource);
+        let Some(record) = self.server.audit().begin_local(&self.user, &info).await else {
+            return self.plain(call, &resource, &info, None).await;
+        };
+        record.request(call.body.as_ref().unwrap_or(&Bytes::new()), |_| None);
+        let success = if call.verb == Verb::Create { 201 } else { 200 };
+        let result = self.plain(call, &resource, &info, Some(record.clone())).await;
+        record.called(&result, success);
+        result
+    }
 
     async fn list(&self, gvr: &Gvr, params: &ListParams) -> Result<List, Status> {
+        if self.is_elsewhere(gvr) {
+            return wire::list(&self.raw_get(&wire::collection(gvr, params, &[])).await?);
+        }
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized_to_read_many("list", gvr, params)?;
+        self.authorized_to_read_many("list", gvr, params).await?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         // Informers page nothing in process: the objects are shared, not copied.
         let at = match params.resource_version.as_str() {
@@ -186,8 +250,11 @@ impl client::Api for Local {
     }
 
     async fn watch(&self, gvr: &Gvr, params: &ListParams) -> Result<Watch, Status> {
+        if self.is_elsewhere(gvr) {
+            return self.watch_elsewhere(gvr, params).await;
+        }
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized_to_read_many("watch", gvr, params)?;
+        self.authorized_to_read_many("watch", gvr, params).await?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         let after = params.resource_version.parse().unwrap_or(0);
         let start = Start { after, initial: after == 0, mark_end: false };
@@ -237,16 +304,8 @@ impl client::Api for Local {
     }
 
     async fn raw_get(&self, path: &str) -> Result<Bytes, Status> {
-        let mut request = http::Request::new(axum::body::Body::empty());
-        *request.uri_mut() = path.parse().map_err(|e| Status::bad_request(format!("{path}: {e}")))?;
-        let reply = self.server.serve_as(self.user.clone(), request).await;
-        let code = reply.status();
+        let reply = self.get(path).await?;
         let Ok(body) = reply.into_body().collect().await;
-        let bytes = body.to_bytes();
-        if code.is_success() {
-            return Ok(bytes);
-        }
-        Err(serde_json::from_slice::<Status>(&bytes)
-            .unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
+        Ok(body.to_bytes())
     }
 }

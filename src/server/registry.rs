@@ -22,6 +22,7 @@ use store::Expect;
 use self::deletion::{delete_preconditions, finished_deletion, marked_for_deletion};
 use self::prepare::{accept, keep_all_but_status, keep_system_metadata, place, preconditions};
 use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings};
+use crate::audit::Record;
 use crate::conversion::Conversions;
 use crate::request::User;
 use crate::storage::{self, Storage, WriteError};
@@ -63,6 +64,8 @@ pub struct WriteContext {
     pub field_manager: String,
     /// What admission warns of, whatever comes of the write.
     pub warnings: Arc<Warnings>,
+    /// Where the request is recorded, if it is.
+    pub audit: Option<Arc<Record>>,
     /// Whether admission has been passed already, by what a subresource is written with.
     pub admitted: bool,
 }
@@ -79,6 +82,7 @@ impl WriteContext {
             field_validation,
             field_manager,
             warnings: Arc::default(),
+            audit: None,
             admitted: false,
         }
     }
@@ -291,6 +295,7 @@ impl Registry {
             dry_run: ctx.dry_run,
             options: ctx.options(operation),
             warnings: &ctx.warnings,
+            audit: ctx.audit.as_deref(),
             reinvocation: Reinvocation::default(),
         }
     }

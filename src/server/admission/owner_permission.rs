@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Admission, Attributes, Operation, alive};
 use crate::Server;
-use crate::authz::{self, Decision};
+use crate::authz::Decision;
 use crate::request::RequestInfo;
 
 pub(super) struct OwnerReferencesPermissionEnforcement(pub(super) Weak<Server>);
@@ -20,6 +20,14 @@ fn owners(object: &Value) -> &[Value] {
 
 fn blocks(owner: &Value) -> bool {
     owner["blockOwnerDeletion"] == true
+}
+
+/// Whether the user may do something; if not, why.
+async fn may(server: &Server, a: &Attributes<'_>, request: RequestInfo) -> Result<(), String> {
+    match server.decide(a.user, &request).await.decision {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(why) | Decision::NoOpinion(why) => Err(why),
+    }
 }
 
 #[async_trait]
@@ -39,10 +47,6 @@ impl Admission for OwnerReferencesPermissionEnforcement {
         }
         let server = alive(&self.0)?;
         let refuse = |why: String| Status::forbidden(&a.resource.group, &a.resource.plural, a.name, &why);
-        let may = |request: RequestInfo| match authz::decide(server.authorizers(), a.user, &request) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => Err(why),
-        };
         if a.operation != Operation::Create {
             let delete = RequestInfo {
                 verb: "delete".into(),
@@ -55,7 +59,7 @@ impl Admission for OwnerReferencesPermissionEnforcement {
                 name: a.name.to_owned(),
                 ..Default::default()
             };
-            may(delete).map_err(|why| {
+            may(&server, a, delete).await.map_err(|why| {
                 refuse(format!("cannot set an ownerRef on a resource you can't delete: {why}, <nil>"))
             })?;
         }
@@ -85,7 +89,7 @@ impl Admission for OwnerReferencesPermissionEnforcement {
                 name: text("name").to_owned(),
                 ..Default::default()
             };
-            may(finalize).map_err(|why| {
+            may(&server, a, finalize).await.map_err(|why| {
                 refuse(format!(
                     "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on: {why}, <nil>"
                 ))
