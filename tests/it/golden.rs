@@ -189,6 +189,7 @@ static VARYING: LazyLock<Vec<(regex::Regex, &str)>> = LazyLock::new(|| {
     let uid = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
     [
         (uid, "UID"),
+        ("X509SHA256=[0-9a-f]{64}", "X509SHA256"),
         ("kube-api-access-[a-z0-9]{5}", "kube-api-access-X"),
         (r"\b10\.43\.\d+\.\d+\b", "IP"),
         (r"\w{3}, \d\d \w{3} 20\d\d \d\d:\d\d:\d\d [+-]\d{4}", "DATE"),

@@ -36,7 +36,7 @@ kind: ConfigMap
 metadata: {name: {{ .Release.Name }}}
 data:
   colour: {{ .Values.colour }}
-  account: {{ $account.metadata.name | default "none" }}
+  account: {{ dig "metadata" "name" "none" $account }}
   served: "{{ .Capabilities.APIVersions.Has "boats.example.com/v1/Sail" }} {{ .Capabilities.KubeVersion.Minor }}"
 ---
 apiVersion: boats.example.com/v1

@@ -122,24 +122,19 @@ async fn a_reflector_follows_objects_listed_or_streamed() {
     for config in [watcher::Config::default(), watcher::Config::default().streaming_lists()] {
         let (reader, writer) = reflector::store();
         let config = config.labels("test=kube-rs");
-        let mut stream = watcher(maps.clone(), config).default_backoff().reflect(writer).applied_objects().boxed();
-        let value = |r: &reflector::Store<ConfigMap>, name: &str| {
-            let key = reflector::ObjectRef::new(name).within("default");
-            r.get(&key).and_then(|m| m.data.clone()).map(|d| d["a"].clone())
-        };
-        within("the objects are there", async {
-            while reader.state().len() < 3 {
-                stream.next().await.unwrap().unwrap();
-            }
-        })
-        .await;
+        let stream = watcher(maps.clone(), config).default_backoff().reflect(writer).applied_objects();
+        let followed = tokio::spawn(stream.for_each(|event| std::future::ready(drop(event.unwrap()))));
+        within("the objects are there", reader.wait_until_ready()).await.unwrap();
+        assert_eq!(reader.state().len(), 3);
         maps.patch("b", &PatchParams::default(), &Patch::Merge(json!({"data": {"a": "2"}}))).await.unwrap();
+        let key = reflector::ObjectRef::new("b").within("default");
         within("a change comes", async {
-            while value(&reader, "b").as_deref() != Some("2") {
-                stream.next().await.unwrap().unwrap();
+            while reader.get(&key).unwrap().data.as_ref().unwrap()["a"] != "2" {
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
         .await;
+        followed.abort();
         maps.patch("b", &PatchParams::default(), &Patch::Merge(json!({"data": {"a": "1"}}))).await.unwrap();
     }
     let page = maps.list(&ListParams::default().labels("test=kube-rs").limit(2)).await.unwrap();
@@ -164,7 +159,11 @@ async fn a_controller_owns_a_custom_resource() {
         Controller::new(sails.clone(), watcher::Config::default())
             .owns(maps.clone(), watcher::Config::default())
             .run(reconcile, |_, _, _| Action::requeue(Duration::from_secs(1)), Arc::new(client.clone()))
-            .for_each(|_| std::future::ready(())),
+            .for_each(|done| {
+                std::future::ready(if let Err(e) = done {
+                    eprintln!("{e}: {:?}", std::error::Error::source(&e))
+                })
+            }),
     );
     let spec = SailSpec { colour: "red".into(), area: 3 };
     sails.create(&PostParams::default(), &Sail::new("main", spec)).await.unwrap();
