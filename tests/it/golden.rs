@@ -114,7 +114,7 @@ impl Kubectl {
         for line in said.replace(": error when creating \"STDIN\"", "").lines() {
             if line.starts_with("Error from server") || line.starts_with("The ") {
                 each.push(line.to_owned());
-            } else {
+            } else if !line.starts_with("Warning: ") {
                 let last = each.last_mut().unwrap_or_else(|| panic!("{said}"));
                 *last += "\n";
                 *last += line;

@@ -239,7 +239,6 @@ const REFUSALS: &[(&str, &str)] = &[
     ("logs {pod} --previous", "previous terminated container \"web\" in pod \"{pod}\" not found"),
     ("exec {pod} -- nope", "executable file not found"),
     ("top nodes", "Metrics API not available"),
-    ("debug {pod} --image=i --profile=general -- sh", "is not served by this version"),
     ("wait --for=condition=Nope pod/two --timeout=1s", "timed out waiting for the condition on pods/two"),
     ("drain h1 --timeout=5s", "cannot delete DaemonSet-managed Pods"),
     ("scale deploy web --replicas=1 --current-replicas=7", "Expected replicas to be 7, was 2"),
