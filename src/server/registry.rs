@@ -6,7 +6,7 @@
 
 mod deletion;
 mod list;
-mod prepare;
+pub(crate) mod prepare;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;

@@ -539,7 +539,7 @@ impl Strategy for CronJob {
             name(o),
             spec["schedule"].clone(),
             zone.into(),
-            spec["suspend"].as_bool().unwrap_or(false).to_string().into(),
+            if spec["suspend"] == true { "True" } else { "False" }.into(),
             list(&o["status"], "active").count().into(),
             last,
             age(o, now),
