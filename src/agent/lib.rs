@@ -20,7 +20,6 @@
 
 pub mod config;
 pub mod containerd;
-mod dirwatch;
 pub mod host_ports;
 pub mod identity;
 pub mod images;
@@ -100,7 +99,7 @@ async fn start(config: Config, tasks: &TaskTracker, cancel: &CancellationToken) 
         images::store::put(&channel, &images::pause::image()?).await?;
     }
     let (done, imported) = tokio::sync::watch::channel(false);
-    match dirwatch::DirWatch::new(&paths.images()) {
+    match client::dirwatch::DirWatch::new(&paths.images()) {
         // Watched before they are read, so that none is missed in between.
         Ok(watch) => {
             let dir = paths.images();

@@ -4,6 +4,8 @@
 //! Objects are bound as they are, without types: keys are not escaped, numbers are `int` where
 //! they have no fraction. There is no `authorizer`, no `type()`, and no cost budget.
 
+pub mod cost;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

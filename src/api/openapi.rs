@@ -44,7 +44,7 @@ pub fn v3_index_with(resources: &[Arc<Resource>], custom: &CustomSchemas) -> Val
 }
 
 /// A hash of all that a document depends on, much cheaper than the document itself.
-fn hash(group: &str, version: &str, resources: &[Arc<Resource>], custom: &CustomSchemas) -> String {
+pub fn hash(group: &str, version: &str, resources: &[Arc<Resource>], custom: &CustomSchemas) -> String {
     let mut digest = Sha256::new();
     digest.update(crate::VERSION);
     for r in resources.iter().filter(|r| r.group == group && r.version == version) {

@@ -19,7 +19,6 @@ const CREATE: &[&str] = &["create"];
 const GET: &[&str] = &["get"];
 const UPDATE: &[&str] = &["update"];
 const GET_CREATE: &[&str] = &["create", "get"];
-const GET_PATCH_UPDATE: &[&str] = &["get", "patch", "update"];
 const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
 /// All built-in resources, in discovery order: by group as upstream lists them, then by plural.
@@ -185,13 +184,13 @@ fn core(all: &mut Vec<Entry>) {
             .generation()
             .sub("attach", ("", "v1", "PodAttachOptions"), GET_CREATE)
             .sub("binding", ("", "v1", "Binding"), CREATE)
-            .sub("ephemeralcontainers", pod, GET_PATCH_UPDATE)
+            .aspect("ephemeralcontainers")
             .sub("eviction", ("policy", "v1", "Eviction"), CREATE)
             .sub("exec", ("", "v1", "PodExecOptions"), GET_CREATE)
             .sub("log", pod, GET)
             .sub("portforward", ("", "v1", "PodPortForwardOptions"), GET_CREATE)
             .sub("proxy", ("", "v1", "PodProxyOptions"), PROXY)
-            .sub("resize", pod, GET_PATCH_UPDATE)
+            .aspect("resize")
             .status()
             .fields(&[
                 "spec.nodeName",

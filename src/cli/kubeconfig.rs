@@ -83,11 +83,18 @@ impl Access {
     /// # Errors
     /// Certificates that cannot be used.
     pub fn connect(&self, tasks: &TaskTracker) -> Result<Client> {
+        Ok(Client::new(Arc::new(self.https(tasks)?)))
+    }
+
+    /// The connections of [`Access::connect`], for paths that are no resources.
+    ///
+    /// # Errors
+    /// Certificates that cannot be used.
+    pub fn https(&self, tasks: &TaskTracker) -> Result<Https> {
         let server = self.server.parse().map_err(anyhow::Error::msg)?;
         let identity = Current::new(tls::certified(&self.certificate, &self.key)?);
         let config = tls::client_config(Trust::Roots(tls::roots(&self.ca)?), Some(identity), &["h2"])?;
         let agent = format!("sampan/{}", api::VERSION);
-        let https = Https::new(vec![server], config, None, &agent, tasks.clone()).map_err(anyhow::Error::new)?;
-        Ok(Client::new(Arc::new(https)))
+        Https::new(vec![server], config, None, &agent, tasks.clone()).map_err(anyhow::Error::new)
     }
 }

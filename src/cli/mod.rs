@@ -9,6 +9,7 @@ mod kubeconfig;
 mod lock;
 mod node;
 mod process;
+mod secrets_encrypt;
 mod server;
 mod token;
 mod uninstall;
@@ -35,6 +36,8 @@ enum Command {
     Agent(Box<agent::Flags>),
     /// Make, list and delete the tokens that machines join with.
     Token(token::Flags),
+    /// Show and change how stored secrets are encrypted.
+    SecretsEncrypt(secrets_encrypt::Flags),
     /// Tell what this machine lacks to run sampan, and how to get it.
     Check(check::Flags),
     /// Take everything that sampan put on this machine back.
@@ -55,6 +58,7 @@ pub fn run() -> ExitCode {
         Command::Server(f) => server::run(&f),
         Command::Agent(f) => agent::run(&f),
         Command::Token(f) => token::run(&f),
+        Command::SecretsEncrypt(f) => secrets_encrypt::run(&f),
         Command::Check(f) => return check::run(&f),
         Command::Uninstall(f) => uninstall::run(&f),
         Command::Version(f) => version::run(&f),

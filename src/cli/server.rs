@@ -12,6 +12,7 @@ use client::tls::{self, Current};
 use controllers::certificates::signer::{Authority, CertificateSigner};
 use ipnet::IpNet;
 use server::authn::join_tokens::JoinSecrets;
+use server::encryption::{self, Keyring};
 use server::pki::{LEAF_LIFETIME, Pki, Usage};
 use server::request::User;
 use store::{DurableStore, Store};
@@ -69,6 +70,15 @@ pub struct Flags {
     /// Seconds after which a silent node is not ready.
     #[arg(long, env = "SAMPAN_NODE_MONITOR_GRACE_PERIOD", default_value_t = 40)]
     node_monitor_grace_period: u64,
+    /// Admission plugins to run beside the default ones.
+    #[arg(long, env = "SAMPAN_ENABLE_ADMISSION_PLUGINS", value_delimiter = ',')]
+    enable_admission_plugins: Vec<String>,
+    /// Default admission plugins that are not to run.
+    #[arg(long, env = "SAMPAN_DISABLE_ADMISSION_PLUGINS", value_delimiter = ',')]
+    disable_admission_plugins: Vec<String>,
+    /// An `AdmissionConfiguration`: what the admission plugins are configured with.
+    #[arg(long, env = "SAMPAN_ADMISSION_CONTROL_CONFIG_FILE")]
+    admission_control_config_file: Option<PathBuf>,
     /// How many requests that read are served at once; flow control divides them.
     #[arg(long, env = "SAMPAN_MAX_REQUESTS_INFLIGHT", default_value_t = 400)]
     max_requests_inflight: u32,
@@ -136,6 +146,11 @@ fn certificate_names(flags: &Flags, advertise: IpAddr, service: IpAddr) -> Vec<S
 
 async fn serve(flags: &Flags) -> Result<()> {
     let started = Instant::now();
+    let admission = server::admission::Settings::new(
+        &flags.enable_admission_plugins,
+        &flags.disable_admission_plugins,
+        flags.admission_control_config_file.as_deref(),
+    )?;
     let data = flags.data_dir.join("server");
     let fresh = !data.exists();
     if fresh {
@@ -172,6 +187,8 @@ async fn serve(flags: &Flags) -> Result<()> {
         node_ports: flags.service_node_port_range,
         requests_inflight: (flags.max_requests_inflight, flags.max_mutating_requests_inflight),
         join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
+        keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
+        admission,
     };
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;
@@ -314,6 +331,7 @@ fn start_controllers(
             cluster_cidr: flags.cluster_cidr,
             node_cidr_mask: flags.node_cidr_mask_size,
             root_ca_pem: pki.server_ca.certificate_pem.clone(),
+            cluster_authentication: server::authn::front_proxy::told_to_extensions(pki),
             node_monitor_grace: Duration::from_secs(flags.node_monitor_grace_period),
             certificate_signer: Arc::new(Authorities(pki.clone())),
         }),

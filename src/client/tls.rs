@@ -8,6 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 
 /// A certificate, key or combination of settings that TLS cannot work with.
@@ -131,16 +132,24 @@ pub fn client_config(
     Ok(Arc::new(config))
 }
 
+/// Verifies client certificates of these authorities, when they are shown.
+///
+/// # Errors
+/// When the authorities cannot verify anything.
+pub fn client_verifier(clients: RootCertStore) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(clients), provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| bad("TLS cannot be set up")(&e))
+}
+
 /// TLS for a listener that verifies client certificates of `clients` when they are shown.
 ///
 /// # Errors
 /// When the authorities cannot verify anything.
 pub fn listener_config(clients: RootCertStore, serving: Arc<Current>) -> Result<Arc<rustls::ServerConfig>, Error> {
     let bad = bad("TLS cannot be set up");
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(clients), provider())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| bad(&e))?;
+    let verifier = client_verifier(clients)?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| bad(&e))?

@@ -20,7 +20,7 @@ use client::{Client, Informer};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::namespace::discover;
+use crate::namespace::{Found, discover};
 use crate::runtime::{self, Action, Context, Controller, Queue};
 
 const NAME: &str = "generic-garbage-collector";
@@ -80,12 +80,15 @@ struct GarbageCollector {
 type Kinds = Arc<RwLock<HashMap<(String, String), (Gvr, bool)>>>;
 
 /// Starts the collector: it follows whatever discovery tells, again at every change of a custom
-/// resource definition.
+/// resource definition or an APIService.
 pub fn start(context: &Context) {
     let changed = Arc::new(Notify::new());
     let definitions = Gvr::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
-    let notify = changed.clone();
-    context.informers.select(definitions, ListParams::all()).on_change(move |_| notify.notify_one());
+    let services = Gvr::new("apiregistration.k8s.io", "v1", "apiservices");
+    for source in [definitions, services] {
+        let notify = changed.clone();
+        context.informers.select(source, ListParams::all()).on_change(move |_| notify.notify_one());
+    }
     let mut sources = Sources {
         context: context.clone(),
         graph: Arc::default(),
@@ -98,8 +101,8 @@ pub fn start(context: &Context) {
         let mut begun = false;
         loop {
             match resources(&client).await {
-                Ok(found) => {
-                    sources.follow(found);
+                Ok((found, unknown)) => {
+                    sources.follow(found, &unknown);
                     if !std::mem::replace(&mut begun, true) {
                         sources.collect(client.clone());
                     }
@@ -118,17 +121,11 @@ pub fn start(context: &Context) {
     });
 }
 
-async fn resources(client: &Client) -> Result<Vec<(Gvr, String, bool)>, Status> {
-    let namespaced: HashSet<Gvr> = discover(client, true).await?.into_iter().map(|(g, _)| g).collect();
-    let all = discover(client, false).await?;
+/// The resources that are watched now, and the group versions of which nothing is known.
+async fn resources(client: &Client) -> Result<(Vec<Found>, Vec<String>), Status> {
+    let found = discover(client).await?;
     // Events own nothing and are owned by nobody; they are many.
-    let all = all.into_iter().filter(|(g, _)| g.plural != "events");
-    Ok(all
-        .map(|(g, kind)| {
-            let n = namespaced.contains(&g);
-            (g, kind, n)
-        })
-        .collect())
+    Ok((found.resources.into_iter().filter(|f| f.gvr.plural != "events").collect(), found.failed))
 }
 
 /// Everything that is watched.
@@ -141,10 +138,12 @@ struct Sources {
 }
 
 impl Sources {
-    /// Watches what is served now, and that alone.
-    fn follow(&mut self, found: Vec<(Gvr, String, bool)>) {
-        let served: HashSet<&Gvr> = found.iter().map(|(g, ..)| g).collect();
-        let gone: Vec<Gvr> = self.watched.keys().filter(|g| !served.contains(g)).cloned().collect();
+    /// Watches what is served now, and that alone; what a server that does not answer has served
+    /// is watched still.
+    fn follow(&mut self, found: Vec<Found>, unknown: &[String]) {
+        let served: HashSet<&Gvr> = found.iter().map(|f| &f.gvr).collect();
+        let is_known = |g: &Gvr| !unknown.contains(&format!("{}/{}", g.group, g.version));
+        let gone: Vec<Gvr> = self.watched.keys().filter(|g| !served.contains(g) && is_known(g)).cloned().collect();
         for gvr in gone {
             self.watched.remove(&gvr);
             self.context.informers.forget(&gvr, &ListParams::all());
@@ -152,9 +151,9 @@ impl Sources {
             let objects: Vec<_> = graph.objects.values().filter(|(p, _)| p.gvr == gvr).cloned().collect();
             objects.iter().for_each(|(place, o)| graph.set(place, Some(o), None));
         }
-        let kinds = found.iter().map(|(g, kind, n)| ((g.group.to_string(), kind.clone()), (g.clone(), *n))).collect();
-        *self.kinds.write().unwrap_or_else(|e| e.into_inner()) = kinds;
-        for (gvr, ..) in found {
+        let kinds = found.iter().map(|f| ((f.gvr.group.to_string(), f.kind.clone()), (f.gvr.clone(), f.namespaced)));
+        *self.kinds.write().unwrap_or_else(|e| e.into_inner()) = kinds.collect();
+        for Found { gvr, .. } in found {
             if !self.watched.contains_key(&gvr) {
                 let informer = self.watch(&gvr);
                 self.watched.insert(gvr, informer);

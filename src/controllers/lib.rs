@@ -8,6 +8,7 @@
 
 pub mod admission_policy_status;
 pub mod certificates;
+pub mod cluster_authentication;
 pub mod cluster_roles;
 pub mod daemonset;
 pub mod deployment;
@@ -22,6 +23,8 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_control;
 pub mod pod_gc;
+pub mod pv_protection;
+pub mod pvc_protection;
 pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;
@@ -50,6 +53,7 @@ pub fn start(context: &Context) {
     namespace::start(context);
     service_account::start(context);
     root_ca::start(context);
+    cluster_authentication::start(context);
     cluster_roles::start(context);
     node_ipam::start(context);
     node_lifecycle::start(context);
@@ -58,5 +62,7 @@ pub fn start(context: &Context) {
     token_cleaner::start(context);
     certificates::start(context);
     admission_policy_status::start(context);
+    pvc_protection::start(context);
+    pv_protection::start(context);
     garbage_collector::start(context);
 }

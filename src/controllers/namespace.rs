@@ -2,7 +2,7 @@
 //! (upstream: `pkg/controller/namespace/deletion`).
 //!
 //! Invariant: the `kubernetes` finalizer is removed only when every listable resource has been
-//! seen empty.
+//! seen empty, those of other API servers too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,31 +36,76 @@ pub fn start(context: &Context) {
     runtime::run(context, Arc::new(controller), queue, vec![namespaces], 4);
 }
 
-/// The namespaced resources that can be listed and deleted, from discovery.
-pub(crate) async fn discover(client: &Client, namespaced_only: bool) -> Result<Vec<(Gvr, String)>, Status> {
+/// What discovery found.
+pub(crate) struct Discovered {
+    /// The resources that can be listed, watched and deleted.
+    pub(crate) resources: Vec<Found>,
+    /// The group versions whose servers did not answer.
+    pub(crate) failed: Vec<String>,
+}
+
+/// One resource.
+pub(crate) struct Found {
+    pub(crate) gvr: Gvr,
+    pub(crate) kind: String,
+    pub(crate) namespaced: bool,
+}
+
+/// Asks for all resources. A server beside the API server that does not answer leaves the others'.
+pub(crate) async fn discover(client: &Client) -> Result<Discovered, Status> {
     let read = async |path: &str| -> Result<Value, Status> {
         serde_json::from_slice(&client.api().raw_get(path).await?).map_err(Status::internal)
     };
-    let mut paths = vec!["/api/v1".to_owned()];
+    let mut versions = vec!["v1".to_owned()];
     for g in read("/apis").await?["groups"].as_array().into_iter().flatten() {
-        let preferred = g["preferredVersion"]["groupVersion"].as_str().unwrap_or_default();
-        paths.push(format!("/apis/{preferred}"));
+        versions.push(g["preferredVersion"]["groupVersion"].as_str().unwrap_or_default().to_owned());
     }
-    let mut all = Vec::new();
-    for path in paths {
-        let list = read(&path).await?;
-        let gv = list["groupVersion"].as_str().unwrap_or_default();
-        let (group, version) = gv.split_once('/').unwrap_or(("", gv));
+    let (mut resources, mut failed) = (Vec::new(), Vec::new());
+    for gv in versions {
+        let (group, version) = gv.split_once('/').unwrap_or(("", &gv));
+        let root = if group.is_empty() { "api" } else { "apis" };
+        let list = match read(&format!("/{root}/{gv}")).await {
+            Ok(list) => list,
+            // Without the core group nothing works.
+            Err(s) if group.is_empty() => return Err(s),
+            // It has gone since the groups were read.
+            Err(s) if s.is_not_found() => continue,
+            Err(s) => {
+                tracing::debug!(gv, error = %s, "discovery of a group version failed");
+                failed.push(gv);
+                continue;
+            }
+        };
         for r in list["resources"].as_array().into_iter().flatten() {
             let name = r["name"].as_str().unwrap_or_default();
             let verbs: Vec<&str> = r["verbs"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
             let fits = ["list", "delete", "watch"].iter().all(|v| verbs.contains(v));
-            if !name.contains('/') && fits && (!namespaced_only || r["namespaced"] == true) {
-                all.push((Gvr::dynamic(group, version, name), r["kind"].as_str().unwrap_or_default().to_owned()));
+            if !name.contains('/') && fits {
+                let kind = r["kind"].as_str().unwrap_or_default().to_owned();
+                resources.push(Found {
+                    gvr: Gvr::dynamic(group, version, name),
+                    kind,
+                    namespaced: r["namespaced"] == true,
+                });
             }
         }
     }
-    Ok(all)
+    Ok(Discovered { resources, failed })
+}
+
+/// What a terminating namespace still has.
+#[derive(Default)]
+struct Left {
+    /// Resource, count, finalizers.
+    objects: Vec<(String, usize, Vec<String>)>,
+    /// Group versions that could not be asked for their resources.
+    unknown: Vec<String>,
+}
+
+impl Left {
+    fn is_nothing(&self) -> bool {
+        self.objects.is_empty() && self.unknown.is_empty()
+    }
 }
 
 fn condition(kind: &str, bad: bool, reason: &str, message: &str) -> Value {
@@ -68,11 +113,27 @@ fn condition(kind: &str, bad: bool, reason: &str, message: &str) -> Value {
         "lastTransitionTime": api::meta::apis::meta::v1::Time(jiff::Timestamp::now())})
 }
 
+/// Whether discovery was complete, in upstream's words.
+fn discovery(unknown: &[String]) -> Value {
+    const KIND: &str = "NamespaceDeletionDiscoveryFailure";
+    if unknown.is_empty() {
+        return condition(KIND, false, "ResourcesDiscovered", "All resources successfully discovered");
+    }
+    let failures: Vec<String> = unknown.iter().map(|gv| format!("{gv}: stale GroupVersion discovery: {gv}")).collect();
+    let why = format!(
+        "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+        unknown.len(),
+        failures.join(", ")
+    );
+    condition(KIND, true, "DiscoveryFailed", &why)
+}
+
 impl NamespaceController {
-    /// Deletes what can be deleted; returns what is left, as (resource, count, finalizers).
-    async fn empty(&self, namespace: &str) -> Result<Vec<(String, usize, Vec<String>)>, Status> {
-        let mut left = Vec::new();
-        for (gvr, _) in discover(&self.client, true).await? {
+    /// Deletes what can be deleted; returns what is left.
+    async fn empty(&self, namespace: &str) -> Result<Left, Status> {
+        let found = discover(&self.client).await?;
+        let mut left = Left { unknown: found.failed, ..Default::default() };
+        for Found { gvr, .. } in found.resources.into_iter().filter(|f| f.namespaced) {
             // Events about the end of the others come until the end.
             let params = ListParams { namespace: namespace.to_owned(), ..Default::default() };
             let list = self.client.api().list(&gvr, &params).await?;
@@ -94,13 +155,14 @@ impl NamespaceController {
                 let mut finalizers: Vec<String> = rest.iter().flat_map(|o| o.meta().finalizers.clone()).collect();
                 finalizers.sort();
                 finalizers.dedup();
-                left.push((api::status::qualified(&gvr.group, &gvr.plural), rest.len(), finalizers));
+                left.objects.push((api::status::qualified(&gvr.group, &gvr.plural), rest.len(), finalizers));
             }
         }
         Ok(left)
     }
 
-    async fn report(&self, namespace: &Namespace, left: &[(String, usize, Vec<String>)]) -> Result<(), Status> {
+    async fn report(&self, namespace: &Namespace, left: &Left) -> Result<(), Status> {
+        let Left { objects: left, unknown } = left;
         let counts: Vec<String> = left.iter().map(|(r, n, _)| format!("{r} has {n} resource instances")).collect();
         let remaining = counts.join(", ");
         let holding: Vec<String> =
@@ -127,12 +189,7 @@ impl NamespaceController {
             condition("NamespaceFinalizersRemaining", true, "SomeFinalizersRemain", &text)
         };
         let mut wanted = vec![
-            condition(
-                "NamespaceDeletionDiscoveryFailure",
-                false,
-                "ResourcesDiscovered",
-                "All resources successfully discovered",
-            ),
+            discovery(unknown),
             condition(
                 "NamespaceDeletionGroupVersionParsingFailure",
                 false,
@@ -184,7 +241,7 @@ impl Controller for NamespaceController {
         }
         let left = self.empty(key).await?;
         self.report(&namespace, &left).await?;
-        if !left.is_empty() {
+        if !left.is_nothing() {
             return Ok(Action::After(LOOK_AGAIN));
         }
         let rest: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();

@@ -1,5 +1,6 @@
 //! What every controller runs on: queue, workers, back-off, clock, shutdown.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub node_cidr_mask: u8,
     /// The CA that pods trust the API server by, PEM.
     pub root_ca_pem: String,
+    /// What aggregated API servers need to know of this one, as the data of a config map.
+    pub cluster_authentication: BTreeMap<String, String>,
     /// How long a node may be silent before it is not ready.
     pub node_monitor_grace: Duration,
     /// Signs approved certificate signing requests.

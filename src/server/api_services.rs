@@ -8,10 +8,13 @@ use api::Status;
 use serde_json::{Value, json};
 
 use crate::Server;
+use crate::aggregation::Rank;
 use crate::bootstrap::{ensure, system};
 use crate::registry::{DeleteOptions, WriteContext};
 
 const GROUP: &str = "apiregistration.k8s.io";
+/// The label of what this server keeps.
+const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 
 /// How upstream ranks groups and their versions; the others rank as custom resources do.
 const PRIORITIES: [(&str, i64, i64); 20] = [
@@ -37,14 +40,24 @@ const PRIORITIES: [(&str, i64, i64); 20] = [
     ("resource.k8s.io", 16_000, 15),
 ];
 /// What custom resources have.
-const CUSTOM: (i64, i64) = (1000, 100);
+const CUSTOM: Rank = (1000, 100);
 
 fn name_of(group: &str, version: &str) -> String {
     format!("{version}.{group}")
 }
 
+/// How the versions of a group rank that this server serves, where no APIService says otherwise.
+pub fn rank(group: &str) -> Rank {
+    PRIORITIES.iter().find(|(g, ..)| *g == group).map_or(CUSTOM, |(_, g, v)| (*g, *v))
+}
+
+/// Whether an APIService is kept by this server, not by an administrator.
+fn is_managed(object: &Value) -> bool {
+    object["metadata"]["labels"].get(MANAGED).is_some() && object["spec"]["service"].is_null()
+}
+
 fn wanted(group: &str, version: &str, builtin: bool) -> Value {
-    let rank = PRIORITIES.iter().find(|(g, ..)| *g == group).map_or(CUSTOM, |(_, g, v)| (*g, *v));
+    let rank = rank(group);
     let mut spec = json!({"version": version, "groupPriorityMinimum": rank.0, "versionPriority": rank.1});
     if !group.is_empty() {
         spec["group"] = group.into();
@@ -53,7 +66,7 @@ fn wanted(group: &str, version: &str, builtin: bool) -> Value {
         "apiVersion": format!("{GROUP}/v1"), "kind": "APIService",
         "metadata": {
             "name": name_of(group, version),
-            "labels": {"kube-aggregator.kubernetes.io/automanaged": if builtin { "onstart" } else { "true" }},
+            "labels": {MANAGED: if builtin { "onstart" } else { "true" }},
         },
         "spec": spec,
     })
@@ -93,6 +106,11 @@ pub async fn forget(server: &Arc<Server>, group: &str, versions: &[String]) -> R
     for version in versions.iter().filter(|v| !served.iter().any(|r| r.group == group && r.version == **v)) {
         let ctx = WriteContext::new(system());
         let name = name_of(group, version);
+        match server.registry().get(&resource, "", &name).await {
+            Ok(o) if is_managed(&o.to_value()) => {}
+            Err(s) if !s.is_not_found() => return Err(s),
+            _ => continue,
+        }
         match server.registry().delete(&ctx, &resource, "", &name, &DeleteOptions::default()).await {
             Err(s) if !s.is_not_found() => return Err(s),
             _ => {}

@@ -12,9 +12,10 @@ use crate::Server;
 use crate::registry::WriteContext;
 use crate::request::User;
 
-const MANIFESTS: [&str; 4] = [
+const MANIFESTS: [&str; 5] = [
     include_str!("../../manifests/namespaces.yaml"),
     include_str!("../../manifests/rbac.yaml"),
+    include_str!("../../manifests/authentication.yaml"),
     include_str!("../../manifests/certificates.yaml"),
     include_str!("../../manifests/priority-classes.yaml"),
 ];
@@ -44,6 +45,7 @@ pub async fn run(server: &Arc<Server>) -> Result<(), Status> {
         .await?;
     }
     crate::api_services::register_builtin(server).await?;
+    crate::aggregation::trust::publish(server).await?;
     ensure_service(server).await
 }
 

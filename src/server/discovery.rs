@@ -1,49 +1,58 @@
 //! Discovery, both forms: `/api`, `/apis`, group and version documents, and the aggregated
 //! document (<https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api>).
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::{Resource, Subresource};
 use serde_json::{Value, json};
 
-/// The order in which upstream prefers groups; others follow alphabetically.
-const GROUP_ORDER: [&str; 14] = [
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-];
+use crate::aggregation::{Backend, Rank};
+use crate::{Server, api_services};
 
-/// Groups with their versions, preferred first.
-fn groups(resources: &[Arc<Resource>]) -> Vec<(String, Vec<String>)> {
-    let mut by_group: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for r in resources {
-        let versions = by_group.entry(&r.group).or_default();
-        if !versions.contains(&r.version.as_str()) {
-            versions.push(&r.version);
-        }
+/// The group that stands before all others: it is what makes them known.
+const FIRST: &str = "apiregistration.k8s.io";
+
+/// How a version ranks, and who serves it if not this server.
+type Ranked = (Rank, Option<Arc<Backend>>);
+
+/// A version of a group, and who serves it if not this server.
+pub struct Version {
+    name: String,
+    backend: Option<Arc<Backend>>,
+}
+
+/// A group with its versions, the preferred one first.
+pub struct Group {
+    name: String,
+    versions: Vec<Version>,
+}
+
+impl Server {
+    /// All groups, in the order in which they are preferred.
+    pub fn groups(&self) -> Vec<Group> {
+        let mut by_group: BTreeMap<String, BTreeMap<String, Ranked>> = BTreeMap::new();
+        let aggregation = self.aggregation();
+        let mut add = |group: &str, version: &str, backend| {
+            let rank = aggregation.rank(group, version).unwrap_or_else(|| api_services::rank(group));
+            by_group.entry(group.to_owned()).or_default().insert(version.to_owned(), (rank, backend));
+        };
+        self.resources().iter().for_each(|r| add(&r.group, &r.version, None));
+        aggregation.backends().into_iter().for_each(|(g, v, backend)| add(&g, &v, Some(backend)));
+        let mut all: Vec<(i64, Group)> = by_group
+            .into_iter()
+            .map(|(name, versions)| {
+                let first = versions.values().map(|(rank, _)| rank.0).max().unwrap_or_default();
+                let mut versions: Vec<_> = versions.into_iter().collect();
+                versions.sort_by_key(|(v, (rank, _))| Reverse((rank.1, api::custom::priority(v))));
+                let versions = versions.into_iter().map(|(name, (_, backend))| Version { name, backend }).collect();
+                (if name == FIRST { i64::MAX } else { first }, Group { name, versions })
+            })
+            .collect();
+        all.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.name.cmp(&b.1.name)));
+        all.into_iter().map(|(_, group)| group).collect()
     }
-    let rank = |g: &str| GROUP_ORDER.iter().position(|o| *o == g).unwrap_or(GROUP_ORDER.len());
-    let mut list: Vec<(String, Vec<String>)> = by_group
-        .into_iter()
-        .map(|(g, mut versions)| {
-            versions.sort_by_key(|v| std::cmp::Reverse(api::custom::priority(v)));
-            (g.to_owned(), versions.into_iter().map(str::to_owned).collect())
-        })
-        .collect();
-    list.sort_by(|a, b| rank(&a.0).cmp(&rank(&b.0)).then_with(|| a.0.cmp(&b.0)));
-    list
 }
 
 /// `GET /api`.
@@ -52,23 +61,21 @@ pub fn legacy_versions(server_address: &str) -> Value {
         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address}]})
 }
 
-fn group_value(group: &str, versions: &[String]) -> Value {
-    let list: Vec<Value> =
-        versions.iter().map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v})).collect();
-    json!({"name": group, "versions": list, "preferredVersion": list[0]})
+fn group_value(group: &Group) -> Value {
+    let shown = |v: &Version| json!({"groupVersion": format!("{}/{}", group.name, v.name), "version": v.name});
+    let list: Vec<Value> = group.versions.iter().map(shown).collect();
+    json!({"name": group.name, "versions": list, "preferredVersion": list[0]})
 }
 
 /// `GET /apis`.
-pub fn group_list(resources: &[Arc<Resource>]) -> Value {
-    let list: Vec<Value> =
-        groups(resources).iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group_value(g, v)).collect();
+pub fn group_list(groups: &[Group]) -> Value {
+    let list: Vec<Value> = groups.iter().filter(|g| !g.name.is_empty()).map(group_value).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
 }
 
 /// `GET /apis/<group>`.
-pub fn group(resources: &[Arc<Resource>], name: &str) -> Option<Value> {
-    let (g, versions) = groups(resources).into_iter().find(|(g, _)| g == name)?;
-    let mut v = group_value(&g, &versions);
+pub fn group(groups: &[Group], name: &str) -> Option<Value> {
+    let mut v = group_value(groups.iter().find(|g| g.name == name)?);
     v["kind"] = "APIGroup".into();
     v["apiVersion"] = "v1".into();
     Some(v)
@@ -131,19 +138,31 @@ fn storage_version_hash(r: &Resource) -> String {
 }
 
 /// The aggregated form of `/api` (core only) or `/apis` (all groups but core).
-pub fn aggregated(resources: &[Arc<Resource>], core: bool) -> Value {
-    let items: Vec<Value> = groups(resources)
+pub fn aggregated(groups: &[Group], resources: &[Arc<Resource>], core: bool) -> Value {
+    let version = |group: &Group, v: &Version| match &v.backend {
+        Some(backend) => backend.discovery(),
+        None => {
+            let resources = aggregated_resources(resources, &group.name, &v.name);
+            json!({"version": v.name, "freshness": "Current", "resources": resources})
+        }
+    };
+    let items: Vec<Value> = groups
         .iter()
-        .filter(|(g, _)| g.is_empty() == core)
-        .map(|(g, versions)| {
-            let versions: Vec<Value> = versions
-                .iter()
-                .map(|version| json!({"version": version, "freshness": "Current", "resources": aggregated_resources(resources, g, version)}))
-                .collect();
-            json!({"metadata": {"name": g, "creationTimestamp": null}, "versions": versions})
+        .filter(|g| g.name.is_empty() == core)
+        .map(|g| {
+            let versions: Vec<Value> = g.versions.iter().map(|v| version(g, v)).collect();
+            json!({"metadata": {"name": g.name, "creationTimestamp": null}, "versions": versions})
         })
         .collect();
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
+}
+
+/// The paths of groups and versions.
+pub fn paths(groups: &[Group]) -> impl Iterator<Item = String> {
+    groups.iter().filter(|g| !g.name.is_empty()).flat_map(|g| {
+        let versions = g.versions.iter().map(|v| format!("/apis/{}/{}", g.name, v.name));
+        std::iter::once(format!("/apis/{}", g.name)).chain(versions)
+    })
 }
 
 fn aggregated_resources(resources: &[Arc<Resource>], group: &str, version: &str) -> Vec<Value> {

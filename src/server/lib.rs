@@ -1,13 +1,15 @@
 //! The API server.
 //!
 //! * [`storage`], [`watch_cache`], [`registry`] – objects over the store, in memory, and the one pipeline.
-//! * [`request`], [`http`], [`paths`], [`discovery`], [`subresources`] – what travels over HTTP.
+//! * [`request`], [`http`], [`paths`], [`discovery`], [`openapi`], [`subresources`] – what travels over HTTP.
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
+//! * [`aggregation`] – API servers beside this one.
 //! * [`flow_control`] – who is served when all cannot be.  [`metrics`] – what is counted.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
+//! * [`encryption`] – secrets at rest.
 //! * [`service_endpoints`] – where services are dialled.  [`outbound`] – calls to webhooks and issuers.
 //! * [`forward`] – requests that are passed on.
 //! * [`serving`] – the TLS listener.  [`bootstrap`], [`api_services`] – the objects every cluster starts with.
@@ -17,6 +19,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission;
+pub mod aggregation;
 pub mod api_services;
 pub mod authn;
 pub mod authz;
@@ -24,12 +27,14 @@ pub mod bootstrap;
 mod conversion;
 pub mod custom_resources;
 pub mod discovery;
+pub mod encryption;
 pub mod flow_control;
 mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
 pub mod metrics;
+pub mod openapi;
 mod outbound;
 pub mod paths;
 pub mod pki;
@@ -55,9 +60,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authn::Authenticator;
 use crate::authn::tokens::Tokens;
-use crate::authz::Authorizer;
 use crate::registry::Registry;
 use crate::watch_cache::Caches;
 
@@ -82,6 +85,10 @@ pub struct Config {
     pub requests_inflight: (u32, u32),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// What stored secrets are sealed with.
+    pub keyring: Arc<encryption::Keyring>,
+    /// Which admission plugins run.
+    pub admission: admission::Settings,
 }
 
 /// The API server, without its sockets.
@@ -91,8 +98,9 @@ pub struct Server {
     registry: Registry,
     metrics: metrics::Metrics,
     table: served::Table,
-    authenticators: OnceLock<Vec<Arc<dyn Authenticator>>>,
-    authorizers: OnceLock<Vec<Arc<dyn Authorizer>>>,
+    aggregation: aggregation::Aggregation,
+    documents: openapi::Documents,
+    authorizers: OnceLock<authz::Chain>,
     flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
     pki: Arc<pki::Pki>,
@@ -122,19 +130,23 @@ impl Server {
         let mut prefixes: Vec<String> = resources.iter().filter(|r| r.stored).map(|r| storage::prefix(r)).collect();
         prefixes.sort();
         prefixes.dedup();
-        let caches = Caches::load(store.clone(), &prefixes).await?;
+        let storage = Arc::new(storage::Storage::new(store, config.keyring.clone()));
+        let caches = Caches::load(storage.clone(), &prefixes).await?;
+        // Only now is it known that what is stored needs no other key.
+        config.keyring.keep().map_err(|e| Status::internal_plain(e.to_string()))?;
         let address = match config.advertise_address {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
         };
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
-        let registry = Registry::new(store, caches.clone());
+        let registry = Registry::new(storage, caches.clone());
         let server = Arc::new(Server {
             address,
             metrics: metrics::Metrics { admission: registry.admission_times().clone(), ..Default::default() },
             registry,
             table: served::Table::new(resources),
-            authenticators: OnceLock::new(),
+            aggregation: Default::default(),
+            documents: Default::default(),
             authorizers: OnceLock::new(),
             flow_control: flow_control::FlowControl::new(
                 (config.requests_inflight.0 + config.requests_inflight.1).into(),
@@ -146,19 +158,25 @@ impl Server {
         });
         server.registry.set_conversions(Arc::new(conversion::Conversions::new(Arc::downgrade(&server))));
         server.registry.set_admission(admission::plugins(&server));
-        let _ = server.authorizers.set(authz::authorizers(&server));
-        let _ = server.authenticators.set(authn::authenticators(&server));
+        let _ = server.authorizers.set(authz::Chain::usual(&server));
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
-        let (cancel, own) = (cancel.clone(), server.clone());
+        aggregation::availability::restore(&server)?;
+        aggregation::availability::start(&server, tasks, cancel);
+        let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
+            let cancel = ended;
             if let Err(s) = own.registry.caches().run(cancel.clone()).await {
                 tracing::error!(error = %s, "the watch cache cannot follow the store; shutting down");
             }
             own.shutting_down.store(true, Ordering::Relaxed);
             cancel.cancel();
         });
-        Ok(server)
+        let settled = encryption::settle(server.registry.storage(), server.registry.caches());
+        match cancel.run_until_cancelled(settled).await {
+            Some(settled) => settled.map(|()| server.clone()),
+            None => Err(Status::unavailable("the server is shutting down")),
+        }
     }
 
     /// The configuration.
@@ -186,6 +204,16 @@ impl Server {
         &self.table
     }
 
+    /// The API servers beside this one.
+    pub fn aggregation(&self) -> &aggregation::Aggregation {
+        &self.aggregation
+    }
+
+    /// The OpenAPI documents that are in demand.
+    pub fn documents(&self) -> &openapi::Documents {
+        &self.documents
+    }
+
     /// One served resource.
     ///
     /// # Errors
@@ -199,14 +227,9 @@ impl Server {
         &self.flow_control
     }
 
-    /// The authenticators in order.
-    pub fn authenticators(&self) -> &[Arc<dyn Authenticator>] {
-        self.authenticators.get().map(Vec::as_slice).unwrap_or_default()
-    }
-
-    /// The authorizers in order.
-    pub fn authorizers(&self) -> &[Arc<dyn Authorizer>] {
-        self.authorizers.get().map(Vec::as_slice).unwrap_or_default()
+    /// The authorizers; nobody may do anything before they are set.
+    pub(crate) fn authorizers(&self) -> Option<&authz::Chain> {
+        self.authorizers.get()
     }
 
     /// Service account tokens.
@@ -253,10 +276,5 @@ impl Server {
     /// Whether the server is about to end.
     pub fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Relaxed)
-    }
-
-    /// What RBAC allows a user in a namespace: the status of a SelfSubjectRulesReview.
-    pub fn rules_of(self: &Arc<Self>, user: &request::User, namespace: &str) -> Value {
-        authz::rbac::rules_of(self, user, namespace)
     }
 }

@@ -8,12 +8,13 @@ use api::{Object, Status};
 use async_trait::async_trait;
 use bytes::Bytes;
 use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch, percent_encode};
+use client::wire;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use crate::Server;
-use crate::authz;
+use crate::http::respond::Reply;
 use crate::http::watch::{Start, subscribe};
 use crate::registry::{At, DeleteOptions, Selection, WriteContext};
 use crate::request::{RequestInfo, User};
@@ -69,17 +70,12 @@ impl Local {
     }
 
     /// A list or watch of one name is authorized for that name, as over HTTP.
-    fn authorized_to_read_many(&self, verb: &str, gvr: &Gvr, params: &ListParams) -> Result<(), Status> {
+    async fn authorized_to_read_many(&self, verb: &str, gvr: &Gvr, params: &ListParams) -> Result<(), Status> {
         let name = crate::request::single_name(&params.field_selector).unwrap_or_default();
         let info = self.info(verb, gvr, &params.namespace, &name, "");
-        self.authorized(&RequestInfo { field_selector: params.field_selector.clone(), ..info })
-    }
-
-    fn authorized(&self, info: &RequestInfo) -> Result<(), Status> {
-        match authz::decide(self.server.authorizers(), &self.user, info) {
-            authz::Decision::Allow => Ok(()),
-            authz::Decision::Deny(r) | authz::Decision::NoOpinion(r) => Err(authz::forbidden(&self.user, info, &r)),
-        }
+        let selectors = (params.field_selector.clone(), params.label_selector.clone());
+        let info = RequestInfo { field_selector: selectors.0, label_selector: selectors.1, ..info };
+        self.server.authorize(&self.user, &info).await
     }
 
     /// Subresources and virtual resources have their own handlers: the call goes through the
@@ -105,21 +101,55 @@ impl Local {
         *request.method_mut() = method;
         *request.uri_mut() = uri.parse().map_err(|e| Status::bad_request(format!("{uri}: {e}")))?;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media));
-        let reply = self.server.serve_as(self.user.clone(), request).await;
-        let code = reply.status();
+        let reply = successful(self.server.serve_as(self.user.clone(), request).await).await?;
         let Ok(body) = reply.into_body().collect().await;
-        let bytes = body.to_bytes();
-        if code.is_success() {
-            return Ok(Arc::new(Object::from_bytes(bytes).map_err(Status::internal)?));
-        }
-        Err(serde_json::from_slice::<Status>(&bytes)
-            .unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
+        Ok(Arc::new(Object::from_bytes(body.to_bytes()).map_err(Status::internal)?))
     }
+
+    async fn get(&self, path: &str) -> Result<Reply, Status> {
+        let mut request = http::Request::new(axum::body::Body::empty());
+        *request.uri_mut() = path.parse().map_err(|e| Status::bad_request(format!("{path}: {e}")))?;
+        successful(self.server.serve_as(self.user.clone(), request).await).await
+    }
+
+    /// Whether another API server serves a resource.
+    fn is_elsewhere(&self, gvr: &Gvr) -> bool {
+        self.server.aggregation().backend(&gvr.group, &gvr.version).is_some()
+    }
+
+    async fn watch_elsewhere(&self, gvr: &Gvr, params: &ListParams) -> Result<Watch, Status> {
+        let path = wire::collection(gvr, params, &[("watch", "true"), ("allowWatchBookmarks", "true")]);
+        let body = self.get(&path).await?.into_body();
+        let (tx, rx) = mpsc::channel(EVENTS);
+        // Ends with its receiver, or with the other server's answer.
+        tokio::spawn(async move {
+            tokio::select! {
+                followed = wire::follow(body, &tx) => if let Err(s) = followed { let _ = tx.send(Err(s)).await; },
+                () = tx.closed() => {}
+            }
+        });
+        Ok(rx)
+    }
+}
+
+/// An answer, if it is no refusal.
+async fn successful(reply: Reply) -> Result<Reply, Status> {
+    let code = reply.status();
+    if code.is_success() {
+        return Ok(reply);
+    }
+    let Ok(body) = reply.into_body().collect().await;
+    // What stands behind this server may answer in plain text.
+    Err(serde_json::from_slice(&body.to_bytes())
+        .unwrap_or_else(|_| Status::new(code.as_u16(), "", format!("HTTP status {code}"))))
 }
 
 #[async_trait]
 impl client::Api for Local {
     async fn call(&self, call: Call) -> Result<Arc<Object>, Status> {
+        if self.is_elsewhere(&call.gvr) {
+            return self.through_http(call).await;
+        }
         let resource = self.server.resource(&call.gvr.group, &call.gvr.version, &call.gvr.plural)?;
         let plain = resource.stored
             && matches!(call.subresource.as_str(), "" | "status")
@@ -129,7 +159,8 @@ impl client::Api for Local {
         if !plain {
             return self.through_http(call).await;
         }
-        self.authorized(&self.info(verb_name(call.verb), &call.gvr, &call.namespace, &call.name, &call.subresource))?;
+        let info = self.info(verb_name(call.verb), &call.gvr, &call.namespace, &call.name, &call.subresource);
+        self.server.authorize(&self.user, &info).await?;
         let ctx = WriteContext::new(self.user.clone());
         let registry = self.server.registry();
         let (ns, name, sub) = (call.namespace.as_str(), call.name.as_str(), call.subresource.as_str());
@@ -172,8 +203,11 @@ impl client::Api for Local {
     }
 
     async fn list(&self, gvr: &Gvr, params: &ListParams) -> Result<List, Status> {
+        if self.is_elsewhere(gvr) {
+            return wire::list(&self.raw_get(&wire::collection(gvr, params, &[])).await?);
+        }
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized_to_read_many("list", gvr, params)?;
+        self.authorized_to_read_many("list", gvr, params).await?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         // Informers page nothing in process: the objects are shared, not copied.
         let at = match params.resource_version.as_str() {
@@ -186,8 +220,11 @@ impl client::Api for Local {
     }
 
     async fn watch(&self, gvr: &Gvr, params: &ListParams) -> Result<Watch, Status> {
+        if self.is_elsewhere(gvr) {
+            return self.watch_elsewhere(gvr, params).await;
+        }
         let resource = self.server.resource(&gvr.group, &gvr.version, &gvr.plural)?;
-        self.authorized_to_read_many("watch", gvr, params)?;
+        self.authorized_to_read_many("watch", gvr, params).await?;
         let selection = Selection::new(&resource, &params.namespace, &params.label_selector, &params.field_selector)?;
         let after = params.resource_version.parse().unwrap_or(0);
         let start = Start { after, initial: after == 0, mark_end: false };
@@ -237,16 +274,8 @@ impl client::Api for Local {
     }
 
     async fn raw_get(&self, path: &str) -> Result<Bytes, Status> {
-        let mut request = http::Request::new(axum::body::Body::empty());
-        *request.uri_mut() = path.parse().map_err(|e| Status::bad_request(format!("{path}: {e}")))?;
-        let reply = self.server.serve_as(self.user.clone(), request).await;
-        let code = reply.status();
+        let reply = self.get(path).await?;
         let Ok(body) = reply.into_body().collect().await;
-        let bytes = body.to_bytes();
-        if code.is_success() {
-            return Ok(bytes);
-        }
-        Err(serde_json::from_slice::<Status>(&bytes)
-            .unwrap_or_else(|_| Status::internal(format!("HTTP status {code}"))))
+        Ok(body.to_bytes())
     }
 }

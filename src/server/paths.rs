@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use api::Status;
+use client::encryption::PATH as ENCRYPTION_PATH;
 use client::join::JOIN_PATH;
 use http::Method;
-use http::header::{ACCEPT, ETAG, HeaderValue, IF_NONE_MATCH};
+use http::header::ACCEPT;
 use serde_json::{Value, json};
-use sha2::Digest;
 
 use crate::http::respond::{self, Reply};
 use crate::http::{Call, RequestBody, read_body};
-use crate::{Server, discovery};
+use crate::{Server, discovery, openapi};
 
 /// The text format of Prometheus.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -37,6 +37,9 @@ impl Server {
             let answer = self.join(&call.user, &read_body(body).await?).await?;
             return Ok(respond::json(200, &serde_json::to_value(answer).map_err(Status::internal)?));
         }
+        if let Some(rest) = path.strip_prefix(ENCRYPTION_PATH) {
+            return self.serve_encryption(&call.parts.method, rest, body).await;
+        }
         if !matches!(call.parts.method, Method::GET | Method::HEAD) {
             return Err(Status::method_not_allowed());
         }
@@ -44,12 +47,12 @@ impl Server {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let json_or_404 = |v: Option<Value>| v.map(|v| respond::json(200, &v)).ok_or_else(Status::no_such_resource);
         match parts.as_slice() {
-            ["api"] if wants_aggregated(&call) => Ok(self.aggregated(true)),
-            ["apis"] if wants_aggregated(&call) => Ok(self.aggregated(false)),
+            ["api"] if wants_aggregated(&call) => Ok(self.aggregated(&call, true)),
+            ["apis"] if wants_aggregated(&call) => Ok(self.aggregated(&call, false)),
             ["api"] => Ok(respond::json(200, &discovery::legacy_versions(self.address()))),
-            ["apis"] => Ok(respond::json(200, &discovery::group_list(&resources))),
+            ["apis"] => Ok(respond::json(200, &discovery::group_list(&self.groups()))),
             ["api", version] => json_or_404(discovery::resource_list(&resources, "", version)),
-            ["apis", group] => json_or_404(discovery::group(&resources, group)),
+            ["apis", group] => json_or_404(discovery::group(&self.groups(), group)),
             ["apis", group, version] => json_or_404(discovery::resource_list(&resources, group, version)),
             ["cacerts"] => {
                 Ok(respond::bytes(200, "application/x-pem-file", self.pki().server_ca.certificate_pem.clone()))
@@ -58,54 +61,17 @@ impl Server {
             ["healthz" | "livez" | "readyz", rest @ ..] => Ok(self.health(parts[0], rest, &call)),
             ["metrics"] => Ok(respond::bytes(200, METRICS, self.metrics_text())),
             ["metrics", "slis"] => Ok(respond::bytes(200, METRICS, self.slis_text())),
-            ["openapi", rest @ ..] => self.openapi(&call, rest),
+            ["openapi", rest @ ..] => self.openapi(call, rest).await,
             ["openid", "v1", "jwks"] => Ok(respond::bytes(200, "application/jwk-set+json", self.jwks().to_string())),
             [".well-known", "openid-configuration"] => Ok(respond::json(200, &self.openid_configuration())),
-            [""] => Ok(respond::json(200, &json!({"paths": paths(&resources)}))),
+            [""] => Ok(respond::json(200, &json!({"paths": paths(&self.groups())}))),
             _ => Err(Status::no_such_resource()),
         }
     }
 
-    fn aggregated(&self, core: bool) -> Reply {
-        respond::bytes(200, AGGREGATED, discovery::aggregated(&self.resources(), core).to_string())
-    }
-
-    fn openapi(&self, call: &Call, rest: &[&str]) -> Result<Reply, Status> {
-        let resources = self.resources();
-        match rest {
-            ["v2"] => {
-                let accept = call.parts.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-                let v2 = api::openapi::v2_with(&resources, &self.table().current().schemas);
-                if accept.contains("com.github.proto-openapi.spec.v2") {
-                    let body = api::openapi::v2_protobuf(&v2);
-                    return Ok(respond::bytes(200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf", body));
-                }
-                Ok(respond::json(200, &v2))
-            }
-            ["v3"] => Ok(respond::json(200, &api::openapi::v3_index_with(&resources, &self.table().current().schemas))),
-            ["v3", "api", version] => self.openapi_v3(call, "", version),
-            ["v3", "apis", group, version] => self.openapi_v3(call, group, version),
-            _ => Err(Status::no_such_resource()),
-        }
-    }
-
-    fn openapi_v3(&self, call: &Call, group: &str, version: &str) -> Result<Reply, Status> {
-        let served = self.table().current();
-        if !served.resources.iter().any(|r| r.group == group && r.version == version) {
-            return Err(Status::no_such_resource());
-        }
-        let body = api::openapi::v3_with(group, version, &served.resources, &served.schemas).to_string();
-        let tag = format!("\"{}\"", hex(&sha2::Sha256::digest(&body)));
-        let known = call.parts.headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-        let mut reply = if known == Some(tag.as_str()) {
-            respond::bytes(304, "application/json", "")
-        } else {
-            respond::bytes(200, "application/json", body)
-        };
-        if let Ok(v) = HeaderValue::from_str(&tag) {
-            reply.headers_mut().insert(ETAG, v);
-        }
-        Ok(reply)
+    fn aggregated(&self, call: &Call, core: bool) -> Reply {
+        let body = discovery::aggregated(&self.groups(), &self.resources(), core).to_string();
+        openapi::tagged(call, AGGREGATED, &openapi::tag_of(&body), || body.into())
     }
 
     /// The health checks and their outcomes.
@@ -144,10 +110,6 @@ impl Server {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02X}")).collect()
-}
-
 /// The answer of `/version`.
 pub(crate) fn version() -> Value {
     let minor = api::KUBERNETES_VERSION.split('.').nth(1).unwrap_or_default();
@@ -166,7 +128,7 @@ pub(crate) fn version() -> Value {
     })
 }
 
-fn paths(resources: &[Arc<api::Resource>]) -> Vec<String> {
+fn paths(groups: &[discovery::Group]) -> Vec<String> {
     let mut list: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -184,10 +146,7 @@ fn paths(resources: &[Arc<api::Resource>]) -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    for r in resources.iter().filter(|r| !r.group.is_empty()) {
-        list.push(format!("/apis/{}", r.group));
-        list.push(format!("/apis/{}/{}", r.group, r.version));
-    }
+    list.extend(discovery::paths(groups));
     list.sort();
     list.dedup();
     list

@@ -21,6 +21,8 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 
 /// How long a leaf lives.
@@ -240,6 +242,7 @@ pub struct Pki {
     serving: Arc<Current>,
     kubelet_client: Arc<Current>,
     front_proxy: Arc<Current>,
+    clients: Arc<dyn ClientCertVerifier>,
     kubelet_tls: Arc<rustls::ClientConfig>,
     insecure_tls: Arc<rustls::ClientConfig>,
     names: Vec<String>,
@@ -276,6 +279,7 @@ impl Pki {
         let kubelet_client =
             Current::new(client_ca.issue(KUBELET_CLIENT, Some("system:masters"), Usage::Client, &[])?.certified()?);
         let front_proxy = Current::new(request_header_ca.issue(FRONT_PROXY, None, Usage::Client, &[])?.certified()?);
+        let clients = tls::client_verifier(client_ca.roots()?)?;
         let http1 = ["http/1.1"];
         let kubelet_tls = tls::client_config(Trust::Roots(kubelet_ca.roots()?), Some(kubelet_client.clone()), &http1)?;
         let insecure_tls = tls::client_config(Trust::Anyone, None, &http1)?;
@@ -289,6 +293,7 @@ impl Pki {
             serving,
             kubelet_client,
             front_proxy,
+            clients,
             kubelet_tls,
             insecure_tls,
             names: names.to_vec(),
@@ -312,12 +317,21 @@ impl Pki {
         Ok(())
     }
 
-    /// TLS for the listener: client certificates are asked for, not required.
+    /// Whether the authority of clients, and not that of the front proxy, vouches for a chain.
+    pub fn vouches_for_client(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((leaf, others)) = chain.split_first() else { return false };
+        self.clients.verify_client_cert(leaf, others, UnixTime::now()).is_ok()
+    }
+
+    /// TLS for the listener: client certificates are asked for, not required; those of clients and
+    /// of the front proxy are good.
     ///
     /// # Errors
     /// When the client CA cannot verify anything.
     pub fn server_config(&self) -> Result<Arc<rustls::ServerConfig>, Error> {
-        Ok(tls::listener_config(self.client_ca.roots()?, self.serving.clone())?)
+        let mut shown_by = self.client_ca.roots()?;
+        shown_by.extend(self.request_header_ca.roots()?.roots);
+        Ok(tls::listener_config(shown_by, self.serving.clone())?)
     }
 
     /// TLS towards kubelets.

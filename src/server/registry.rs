@@ -18,7 +18,7 @@ use api::time::rfc3339;
 use api::{Object, Resource, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use store::{Expect, Store};
+use store::Expect;
 
 use self::deletion::{delete_preconditions, finished_deletion, marked_for_deletion};
 use self::prepare::{accept, keep_all_but_status, keep_system_metadata, place, preconditions};
@@ -26,7 +26,7 @@ use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings}
 use crate::conversion::Conversions;
 use crate::metrics::admission::{Phase, Times};
 use crate::request::User;
-use crate::storage::{self, WriteError};
+use crate::storage::{self, Storage, WriteError};
 use crate::watch_cache::{Cache, Caches};
 
 pub use self::deletion::{DeleteOptions, Deleted};
@@ -154,7 +154,7 @@ pub struct Written {
 /// See the module.
 pub struct Registry {
     times: Arc<Times>,
-    store: Arc<dyn Store>,
+    storage: Arc<Storage>,
     caches: Arc<Caches>,
     /// Set once, after the plugins that read through the registry have been made.
     admission: OnceLock<Vec<Arc<dyn Admission>>>,
@@ -171,9 +171,9 @@ type Change<'a> = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync + 'a;
 
 impl Registry {
     /// A registry over a store and its caches.
-    pub fn new(store: Arc<dyn Store>, caches: Arc<Caches>) -> Registry {
+    pub fn new(storage: Arc<Storage>, caches: Arc<Caches>) -> Registry {
         let (admission, conversions) = (OnceLock::new(), OnceLock::new());
-        Registry { times: Arc::default(), store, caches, admission, conversions }
+        Registry { times: Arc::default(), storage, caches, admission, conversions }
     }
 
     /// Sets the admission plugins; only the first call counts.
@@ -197,6 +197,11 @@ impl Registry {
     /// How long admission takes.
     pub fn admission_times(&self) -> &Arc<Times> {
         &self.times
+    }
+
+    /// What everything is stored in.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
     }
 
     /// The caches.
@@ -273,7 +278,7 @@ impl Registry {
             let to = resource.storage_api_version();
             object = self.conversions()?.convert_one(webhook, &to, object).await?;
         }
-        storage::write(&*self.store, &storage::prefix(resource), key, object, expect).await
+        storage::write(&self.storage, &storage::prefix(resource), key, object, expect).await
     }
 
     /// What admission is to know of a write.
@@ -634,13 +639,13 @@ impl Registry {
             }
             let prefix = storage::prefix(resource);
             let result = if finished_deletion(resource, &new) {
-                let removed = storage::remove(&*self.store, &prefix, &current.key(), current.revision()).await;
+                let removed = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await;
                 removed.and_then(|revision| {
                     new["metadata"]["resourceVersion"] = revision.to_string().into();
                     Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?))
                 })
             } else {
-                storage::write(&*self.store, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
+                storage::write(&self.storage, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
             };
             match result {
                 Ok(o) => return Ok(o),
@@ -692,7 +697,7 @@ impl Registry {
             self.admit_mutate(&attributes, &mut new, Some(old)).await?;
         }
         strategy.default(&mut new);
-        if resource.has_generation && subresource.is_empty() && strategy.generation_changed(&new, old) {
+        if resource.has_generation && subresource != "status" && strategy.generation_changed(&new, old) {
             let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
             new["metadata"]["generation"] = (g + 1).into();
         }
@@ -727,7 +732,7 @@ impl Registry {
         }
         if finished {
             let prefix = storage::prefix(resource);
-            let revision = storage::remove(&*self.store, &prefix, &current.key(), current.revision()).await?;
+            let revision = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
         }
@@ -757,7 +762,7 @@ impl Registry {
                 let last = if ctx.dry_run {
                     Some(current.clone())
                 } else {
-                    match storage::remove(&*self.store, &storage::prefix(resource), &current.key(), current.revision())
+                    match storage::remove(&self.storage, &storage::prefix(resource), &current.key(), current.revision())
                         .await
                     {
                         Ok(revision) => Some(storage::at_revision(&current, revision)?),

@@ -69,6 +69,8 @@ pub struct RequestInfo {
     pub rest: String,
     /// The field selector of a list or watch, as it came.
     pub field_selector: String,
+    /// The label selector of a list or watch, as it came.
+    pub label_selector: String,
 }
 
 impl RequestInfo {
@@ -133,6 +135,7 @@ impl RequestInfo {
         }
         .to_owned();
         if info.name.is_empty() && matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
+            info.label_selector = query.get("labelSelector").unwrap_or_default().to_owned();
             info.field_selector = query.get("fieldSelector").unwrap_or_default().to_owned();
             // A list or watch of one name is authorized for that name.
             info.name = single_name(&info.field_selector).unwrap_or_default();

@@ -14,14 +14,16 @@ pub struct Served {
     pub resources: Arc<Vec<Arc<Resource>>>,
     /// The published schemas of custom resources.
     pub schemas: CustomSchemas,
+    /// Tells it from all tables before and after it.
+    pub number: u64,
     by_gvr: HashMap<(String, String, String), Arc<Resource>>,
 }
 
 impl Served {
-    fn new(resources: Vec<Arc<Resource>>, schemas: CustomSchemas) -> Served {
+    fn new(resources: Vec<Arc<Resource>>, schemas: CustomSchemas, number: u64) -> Served {
         let key = |r: &Resource| (r.group.clone(), r.version.clone(), r.plural.clone());
         let by_gvr = resources.iter().map(|r| (key(r), r.clone())).collect();
-        Served { resources: Arc::new(resources), schemas, by_gvr }
+        Served { resources: Arc::new(resources), schemas, number, by_gvr }
     }
 
     /// One resource.
@@ -54,7 +56,7 @@ pub struct Table {
 impl Table {
     /// A table of the built-in resources.
     pub fn new(builtin: Vec<Arc<Resource>>) -> Table {
-        let current = ArcSwap::from_pointee(Served::new(builtin.clone(), CustomSchemas::new()));
+        let current = ArcSwap::from_pointee(Served::new(builtin.clone(), CustomSchemas::new(), 0));
         Table { builtin, definitions: Mutex::default(), current }
     }
 
@@ -81,7 +83,8 @@ impl Table {
             resources.extend(d.resources.iter().cloned());
             schemas.extend(d.schemas.clone());
         }
-        self.current.store(Arc::new(Served::new(resources, schemas)));
+        let number = self.current.load().number + 1;
+        self.current.store(Arc::new(Served::new(resources, schemas, number)));
         before
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::Server;
 use crate::authn::Peer;
+use crate::authn::x509::Shown;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -83,8 +84,8 @@ async fn connection(
         }
         Err(_) => return,
     };
-    let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.to_vec()).collect();
-    let peer = Peer { certificates, address: Some(address) };
+    let shown = tls.get_ref().1.peer_certificates().and_then(|chain| Shown::read(server.pki(), chain));
+    let peer = Peer { certificate: shown.map(Arc::new), address: Some(address) };
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {

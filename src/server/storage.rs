@@ -4,17 +4,24 @@
 //! A stored value is one header, then the object's JSON with an empty
 //! `metadata.resourceVersion`. The header says where the revision is to be spliced in, so
 //! that reading an object needs no JSON encoder, and whether the write created the object,
-//! so that a watch resumed from history can tell ADDED from MODIFIED.
+//! so that a watch resumed from history can tell ADDED from MODIFIED. Of what the
+//! [`Keyring`] seals, all but format and that last byte of the header is sealed.
 
 use std::sync::Arc;
 
 use api::{Object, Resource, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
-use store::{Expect, Revision, Store};
+use store::{Expect, KeyValue, Revision, Store};
+
+use crate::encryption::Keyring;
 
 /// Format byte of a plain (unsealed) value.
 const PLAIN: u8 = 1;
+/// Format byte of a sealed value.
+const SEALED: u8 = 2;
+/// Format, and whether the write created the object: what stays readable.
+const OPEN: usize = 2;
 const HEADER: usize = 6;
 /// The largest object that is accepted, as etcd's default request limit.
 pub const MAX_OBJECT_BYTES: usize = 1_572_864;
@@ -29,7 +36,7 @@ pub fn prefix(resource: &Resource) -> String {
 ///
 /// # Errors
 /// 413 when it is too large to be stored.
-pub fn encode(value: &mut Value, created: bool) -> Result<Bytes, Status> {
+fn encode(value: &mut Value, created: bool) -> Result<Bytes, Status> {
     // A token that cannot occur in the object by chance or by malice marks where the
     // revision goes; nobody outside can know it.
     let token = format!("{:032x}", rand::random::<u128>());
@@ -55,20 +62,98 @@ pub fn encode(value: &mut Value, created: bool) -> Result<Bytes, Status> {
 /// Whether the write that stored a value created the object.
 ///
 /// # Errors
-/// 500 when the value was not written by [`encode`].
+/// 500 when the value was not written by [`write`].
 pub fn created(key: &str, value: &[u8]) -> Result<bool, Status> {
-    if value.len() < HEADER || value[0] != PLAIN {
+    if value.len() < HEADER || !matches!(value[0], PLAIN | SEALED) {
         return Err(broken(key, "has an unknown format"));
     }
     Ok(value[1] != 0)
 }
 
-/// Decodes a stored value at the revision that put it.
-///
-/// # Errors
-/// 500 when the value was not written by [`encode`].
-pub fn decode(key: &str, value: &[u8], revision: Revision) -> Result<Arc<Object>, Status> {
-    created(key, value)?;
+/// What is sealed of a value; `None` of a plain one.
+pub fn sealed_part(value: &[u8]) -> Option<&[u8]> {
+    value.strip_prefix(&[SEALED]).and_then(|rest| rest.get(OPEN - 1..))
+}
+
+/// The store, and the keys that some values in it are sealed with.
+pub struct Storage {
+    store: Arc<dyn Store>,
+    keys: Arc<Keyring>,
+}
+
+impl Storage {
+    /// A store whose values are sealed as `keys` says.
+    pub fn new(store: Arc<dyn Store>, keys: Arc<Keyring>) -> Storage {
+        Storage { store, keys }
+    }
+
+    /// The store, for what needs no values.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &Keyring {
+        &self.keys
+    }
+
+    /// Whether a value can be opened, if it has to be.
+    pub fn can_open(&self, value: &[u8]) -> bool {
+        sealed_part(value).is_none_or(|sealed| self.keys.knows(sealed))
+    }
+
+    /// Decodes a stored value at the revision that put it.
+    ///
+    /// # Errors
+    /// 500 when the value was not written by [`write`], or its key is not there.
+    pub fn decode(&self, key: &str, value: &[u8], revision: Revision) -> Result<Arc<Object>, Status> {
+        created(key, value)?;
+        match sealed_part(value) {
+            None => decode(key, value, revision),
+            Some(sealed) => decode(key, &self.open(key, value, sealed)?, revision),
+        }
+    }
+
+    /// The plain form of a sealed value.
+    fn open(&self, key: &str, value: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Status> {
+        let opened = self.keys.open(key, sealed).map_err(|e| Status::internal_plain(e.to_string()))?;
+        Ok([&[PLAIN], &value[1..OPEN], &opened].concat())
+    }
+
+    /// The form in which a plain value is stored.
+    fn sealed(&self, prefix: &str, key: &str, plain: &Bytes) -> Result<Bytes, Status> {
+        let sealed = self.keys.seal(prefix, key, &plain[OPEN..]).map_err(|e| Status::internal_plain(e.to_string()))?;
+        Ok(match sealed {
+            None => plain.clone(),
+            Some(sealed) => [&[SEALED], &plain[1..OPEN], &sealed].concat().into(),
+        })
+    }
+
+    /// Stores an entry again, in the form that values now have; one that has changed since it was
+    /// read has that form already.
+    ///
+    /// # Errors
+    /// 500 when the store refuses it, or it cannot be opened.
+    pub async fn rewrite(&self, prefix: &str, entry: &KeyValue) -> Result<(), Status> {
+        created(&entry.key, &entry.value)?;
+        let mut plain = match sealed_part(&entry.value) {
+            None => entry.value.to_vec(),
+            Some(sealed) => self.open(&entry.key, &entry.value, sealed)?,
+        };
+        plain[1] = u8::from(false);
+        let stored = self.sealed(prefix, &entry.key, &plain.into())?;
+        match self.store.put(&entry.key, stored, Expect::Revision(entry.revision)).await {
+            Ok(_) | Err(store::Error::Conflict { .. }) => Ok(()),
+            Err(e) => Err(status_of(e)),
+        }
+    }
+}
+
+/// Decodes a plain value at the revision that put it.
+fn decode(key: &str, value: &[u8], revision: Revision) -> Result<Arc<Object>, Status> {
+    if value.len() < HEADER {
+        return Err(broken(key, "is cut short"));
+    }
     let at = u32::from_le_bytes([value[2], value[3], value[4], value[5]]) as usize;
     let json = &value[HEADER..];
     if at > json.len() {
@@ -130,16 +215,18 @@ pub fn status_of(e: store::Error) -> Status {
 /// # Errors
 /// See [`WriteError`].
 pub async fn write(
-    store: &dyn Store,
+    storage: &Storage,
     prefix: &str,
     key: &str,
     mut value: Value,
     expect: Expect,
 ) -> Result<Arc<Object>, WriteError> {
-    let bytes = encode(&mut value, expect == Expect::Absent)?;
+    let plain = encode(&mut value, expect == Expect::Absent)?;
     let full = format!("{prefix}{key}");
-    match store.put(&full, bytes.clone(), expect).await {
-        Ok(revision) => Ok(decode(&full, &bytes, revision)?),
+    let _turn = storage.keys.turn(prefix).await;
+    let stored = storage.sealed(prefix, &full, &plain)?;
+    match storage.store.put(&full, stored, expect).await {
+        Ok(revision) => Ok(decode(&full, &plain, revision)?),
         Err(store::Error::Conflict { .. }) => Err(WriteError::Conflict),
         Err(e) => Err(WriteError::Status(status_of(e))),
     }
@@ -149,8 +236,8 @@ pub async fn write(
 ///
 /// # Errors
 /// See [`WriteError`].
-pub async fn remove(store: &dyn Store, prefix: &str, key: &str, revision: Revision) -> Result<Revision, WriteError> {
-    match store.delete(&format!("{prefix}{key}"), Expect::Revision(revision)).await {
+pub async fn remove(storage: &Storage, prefix: &str, key: &str, revision: Revision) -> Result<Revision, WriteError> {
+    match storage.store.delete(&format!("{prefix}{key}"), Expect::Revision(revision)).await {
         Ok(r) => Ok(r),
         Err(store::Error::Conflict { .. }) => Err(WriteError::Conflict),
         Err(e) => Err(WriteError::Status(status_of(e))),

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authn::join_tokens::JoinSecrets;
+use crate::encryption::{self, Keyring};
 use crate::request::User;
 use crate::{Config, Server};
 
@@ -43,6 +44,8 @@ impl Testing {
             node_ports: (30000, 32767),
             requests_inflight: (400, 200),
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
+            keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
+            admission: crate::admission::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());

@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use api::{Object, Status};
 use imbl::OrdMap;
-use store::{Revision, Store};
+use store::Revision;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::storage;
+use crate::encryption::split;
+use crate::storage::{self, Storage};
 
 mod event;
 mod history;
@@ -198,10 +199,10 @@ impl Cache {
     }
 
     /// Takes in what was read, and what has happened since.
-    fn loaded(&self, range: &store::Range) -> Result<(), Status> {
+    fn loaded(&self, storage: &Storage, range: &store::Range) -> Result<(), Status> {
         let mut objects = Objects::new();
         for item in &range.items {
-            let object = storage::decode(&item.key, &item.value, item.revision)?;
+            let object = storage.decode(&item.key, &item.value, item.revision)?;
             objects.insert(Arc::from(&item.key[self.prefix.len()..]), object);
         }
         let missed = {
@@ -211,10 +212,10 @@ impl Cache {
             s.objects = objects;
             s.loading.take().unwrap_or_default()
         };
-        missed.iter().filter(|e| e.revision > range.revision).try_for_each(|e| self.apply(e))
+        missed.iter().filter(|e| e.revision > range.revision).try_for_each(|e| self.apply(storage, e))
     }
 
-    fn apply(&self, event: &store::Event) -> Result<(), Status> {
+    fn apply(&self, storage: &Storage, event: &store::Event) -> Result<(), Status> {
         let key: Arc<str> = Arc::from(&event.key[self.prefix.len()..]);
         let mut s = self.lock();
         if let Some(kept) = &mut s.loading {
@@ -227,7 +228,7 @@ impl Cache {
         }
         let old = s.objects.get(&key).cloned();
         s.revision = event.revision;
-        let Some(event) = event_of(event, old, None)? else {
+        let Some(event) = event_of(storage, event, old, None)? else {
             // The deletion of what was never here: nobody has seen it.
             return Ok(());
         };
@@ -258,7 +259,7 @@ fn too_old(revision: Revision, oldest: Revision) -> Status {
 
 /// All caches, and the revision up to which they have followed the store.
 pub struct Caches {
-    store: Arc<dyn Store>,
+    storage: Arc<Storage>,
     by_prefix: RwLock<HashMap<String, Arc<Cache>>>,
     applied: watch::Sender<Revision>,
 }
@@ -275,28 +276,28 @@ impl Caches {
     ///
     /// # Errors
     /// A store error, or a value that does not decode.
-    pub async fn load(store: Arc<dyn Store>, prefixes: &[String]) -> Result<Arc<Caches>, Status> {
-        let range = store.range("/registry/", None, 0).await.map_err(storage::status_of)?;
-        let (past, complete) = history::read(&*store, range.revision).await?;
+    pub async fn load(storage: Arc<Storage>, prefixes: &[String]) -> Result<Arc<Caches>, Status> {
+        let range = storage.store().range("/registry/", None, 0).await.map_err(storage::status_of)?;
+        let (past, complete) = history::read(storage.store(), range.revision).await?;
         let known = prefixes.iter().chain(past.keys());
         let mut objects: BTreeMap<&str, Objects> = known.map(|p| (p.as_str(), Objects::new())).collect();
         for item in &range.items {
             let Some(prefix) = prefix_of(&item.key) else { continue };
             // Custom resources, too, are in no prefix that was given.
-            let object = storage::decode(&item.key, &item.value, item.revision)?;
+            let object = storage.decode(&item.key, &item.value, item.revision)?;
             objects.entry(prefix).or_default().insert(Arc::from(&item.key[prefix.len()..]), object);
         }
         let revision = range.revision;
         let mut by_prefix = HashMap::new();
         for (prefix, objects) in objects {
             let recent = match past.get(prefix) {
-                Some(past) => history::rebuild(prefix, past, &objects)?,
+                Some(past) => history::rebuild(&storage, prefix, past, &objects)?,
                 None => Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: complete },
             };
             let state = Mutex::new(State { objects, revision, recent, watchers: Vec::new(), loading: None });
             by_prefix.insert(prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state }));
         }
-        Ok(Arc::new(Caches { store, by_prefix: RwLock::new(by_prefix), applied: watch::Sender::new(revision) }))
+        Ok(Arc::new(Caches { storage, by_prefix: RwLock::new(by_prefix), applied: watch::Sender::new(revision) }))
     }
 
     /// Begins to hold a key space that was not known at the start; one that is held stays.
@@ -314,8 +315,8 @@ impl Caches {
             cache
         };
         // Events from here on are kept, so that none is missed between reading and following.
-        let loaded = match self.store.range(prefix, None, 0).await {
-            Ok(range) => cache.loaded(&range),
+        let loaded = match self.storage.store().range(prefix, None, 0).await {
+            Ok(range) => cache.loaded(&self.storage, &range),
             Err(e) => Err(storage::status_of(e)),
         };
         if loaded.is_err() {
@@ -345,7 +346,15 @@ impl Caches {
     /// # Errors
     /// 504 when that takes longer than [`FRESH_TIMEOUT`].
     pub async fn fresh(&self) -> Result<Revision, Status> {
-        self.reached(self.store.revision()).await
+        self.reached(self.storage.store().revision()).await
+    }
+
+    /// Waits, however long that takes, until the caches show everything that the store has
+    /// acknowledged by now, and returns the revision they then stand at.
+    pub async fn caught_up(&self) -> Revision {
+        let revision = self.storage.store().revision();
+        // The sender is in here: it cannot be gone.
+        self.applied.subscribe().wait_for(|r| *r >= revision).await.map_or(revision, |r| *r)
     }
 
     /// Waits until the caches have reached `revision`.
@@ -378,7 +387,7 @@ impl Caches {
     /// # Errors
     /// When the store's watch fails or an event does not decode.
     pub async fn run(&self, cancel: CancellationToken) -> Result<(), Status> {
-        let mut watch = self.store.watch(self.applied()).await.map_err(storage::status_of)?;
+        let mut watch = self.storage.store().watch(self.applied()).await.map_err(storage::status_of)?;
         loop {
             let batch = tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
@@ -388,7 +397,7 @@ impl Caches {
                 Some(Ok(events)) => events,
                 Some(Err(store::Error::WatchLagged { .. })) => {
                     // Too slow for the live channel: the store's history has what was missed.
-                    watch = self.store.watch(self.applied()).await.map_err(storage::status_of)?;
+                    watch = self.storage.store().watch(self.applied()).await.map_err(storage::status_of)?;
                     continue;
                 }
                 Some(Err(e)) => return Err(storage::status_of(e)),
@@ -396,7 +405,7 @@ impl Caches {
             };
             for event in events.iter() {
                 if let Some(cache) = prefix_of(&event.key).and_then(|p| self.get(p)) {
-                    cache.apply(event)?;
+                    cache.apply(&self.storage, event)?;
                 }
                 self.applied.send_replace(event.revision);
             }
@@ -406,8 +415,5 @@ impl Caches {
 
 /// `/registry/<group>/<plural>/` of a key.
 fn prefix_of(key: &str) -> Option<&str> {
-    let rest = key.strip_prefix("/registry/")?;
-    let group = rest.find('/')?;
-    let plural = rest[group + 1..].find('/')?;
-    Some(&key[.."/registry/".len() + group + 1 + plural + 1])
+    split(key).map(|(prefix, _)| prefix)
 }

@@ -10,6 +10,7 @@ mod corruption;
 mod csr;
 mod custom_resources;
 mod durability;
+mod encryption;
 mod hosts;
 mod https;
 mod image;

@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::{Config, Paths};
-use crate::dirwatch::DirWatch;
+use client::dirwatch::DirWatch;
 
 pub use settings::{CNI_CONFLIST, CNI_PLUGIN, cni_conflist};
 pub(crate) use stop::mounts_below;

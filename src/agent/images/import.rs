@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 
 use super::oci::{Blob, Image, go_arch};
 use super::{Error, store};
-use crate::dirwatch::DirWatch;
+use client::dirwatch::DirWatch;
 
 /// Reads all images of a tarball; gzip is recognised by its first bytes.
 ///

@@ -23,8 +23,8 @@ use super::observed::Observed;
 use super::spec::identity;
 use super::status::{Verdict, is_terminal};
 use super::worker::{Desired, Handle, Worker};
-use crate::dirwatch::DirWatch;
 use crate::images::oci::digest;
+use client::dirwatch::DirWatch;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const HASH: &str = "kubernetes.io/config.hash";

@@ -14,10 +14,10 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use super::{Answer, Query, Server, text};
-use crate::dirwatch::DirWatch;
 use crate::kubelet::logs::{parse, tail_offset};
 use crate::kubelet::observed::{Observed, State};
 use crate::kubelet::spec::identity;
+use client::dirwatch::DirWatch;
 
 /// Bytes sent at once.
 const CHUNK: usize = 32 << 10;

@@ -261,7 +261,7 @@ async fn config_maps_reach_files_and_environment_and_files_follow_their_changes(
     let file =
         std::path::PathBuf::from(&config.mounts.iter().find(|m| m.container_path == "/v").unwrap().host_path).join("k");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "one");
-    let dir = crate::dirwatch::DirWatch::new(file.parent().unwrap());
+    let dir = client::dirwatch::DirWatch::new(file.parent().unwrap());
     k.api.client().update(&map("two")).await.unwrap();
     let mut dir = dir.unwrap();
     while std::fs::read_to_string(&file).unwrap() != "two" {

@@ -3,13 +3,14 @@
 //! (<https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/>).
 //!
 //! * [`schema`] – the structural schema of a version.  [`validation`] – values against it.
-//! * [`defaulting`] – what it fills in.  [`jsonpath`] – printer columns.
+//! * [`costs`] – what its rules may cost.  [`defaulting`] – what it fills in.  [`jsonpath`] – printer columns.
 //! * [`conversion`] – the webhook that converts between versions.
 //! * [`strategy`] – all of it as the behaviour of a kind.
 //! * [`definition`] – the behaviour of CustomResourceDefinition itself; [`structural`] – what it
 //!   demands of schemas.
 
 pub mod conversion;
+mod costs;
 pub mod defaulting;
 pub mod definition;
 mod formats;

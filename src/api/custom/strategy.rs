@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::{Map, Value};
 
+use super::costs::Budget;
 use super::jsonpath::JsonPath;
 use super::schema::Props;
 use super::{defaulting, validation};
@@ -27,6 +28,7 @@ pub struct Custom {
     props: Arc<Props>,
     /// The `x-kubernetes-validations` of the schema, where it has some.
     rules: Option<CompiledSchema>,
+    budget: Budget,
     has_status: bool,
     printers: Vec<Printer>,
 }
@@ -44,11 +46,17 @@ impl Custom {
     /// The behaviour of one version.
     pub fn new(kind: String, props: Arc<Props>, schema: &Value, has_status: bool, printers: Vec<Printer>) -> Custom {
         let rules = has_rules(schema).then(|| compile_schema(schema));
-        Custom { kind, props, rules, has_status, printers }
+        let budget = Budget::of(if rules.is_some() { schema } else { &Value::Null });
+        Custom { kind, props, rules, budget, has_status, printers }
     }
 
     fn judge(&self, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = validation::validate(&self.props, "", new, old);
+        if errors.is_empty()
+            && let Some(e) = self.budget.exceeded(new, old)
+        {
+            return vec![e];
+        }
         if errors.is_empty()
             && let Some(rules) = &self.rules
             && let Err(failed) = kube_cel::validate_compiled(rules, new, old)

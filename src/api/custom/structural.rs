@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::schema::{Pattern, Props};
 use super::strategy::has_rules;
-use super::{defaulting, text, texts, validation};
+use super::{costs, defaulting, text, texts, validation};
 use crate::field::{ErrorList, FieldError};
 
 /// Nesting that is followed; upstream's cost limits end before.
@@ -25,6 +25,9 @@ pub(super) fn check(schema: &Value, path: &str, _has_status: bool, errors: &mut 
     }
     if errors.is_empty() && has_rules(schema) {
         rules(&compile_schema(schema), path, errors);
+        if errors.is_empty() {
+            costs::check(schema, path, errors);
+        }
     }
 }
 

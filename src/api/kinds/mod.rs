@@ -14,6 +14,7 @@ mod limits;
 mod networking;
 mod node;
 mod pod;
+mod pod_aspects;
 mod pod_spec;
 mod rbac;
 mod rows;

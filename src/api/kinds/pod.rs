@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::cells::{age, name};
-use super::{list, pod_spec, text};
+use super::{list, pod_aspects, pod_spec, text};
 use crate::field::{ErrorList, FieldError};
 use crate::resource::{Strategy, field_at};
 
 pub(super) struct Pod;
 
 /// Guaranteed, Burstable or BestEffort (<https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>).
-fn qos(spec: &Value) -> &'static str {
+pub(super) fn qos(spec: &Value) -> &'static str {
     let all: Vec<&Value> = list(spec, "containers").chain(list(spec, "initContainers")).collect();
     let set = |c: &Value, kind: &str, r: &str| c["resources"][kind].get(r).cloned();
     let resources = ["cpu", "memory"];
@@ -103,6 +103,16 @@ impl Strategy for Pod {
                 "only deletion is allowed, but found new scheduling gate",
             ));
         }
+        errors
+    }
+
+    fn prepare_aspect(&self, aspect: &str, new: &mut Value, old: &Value) {
+        pod_aspects::prepare(aspect, new, old);
+    }
+
+    fn validate_aspect(&self, aspect: &str, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(new);
+        pod_aspects::validate(aspect, new, old, &mut errors);
         errors
     }
 

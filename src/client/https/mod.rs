@@ -10,18 +10,17 @@ use std::time::Duration;
 
 use api::{Object, Status};
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use self::connections::{Connections, Stream};
-use crate::api::{Api, Call, Event, Gvr, List, ListParams, Verb, Watch, percent_encode};
+use crate::api::{Api, Call, Gvr, List, ListParams, Verb, Watch};
+use crate::wire::{self, collection, follow, lost, with_query};
 
 pub use self::connections::Server;
 
@@ -29,8 +28,6 @@ pub use self::connections::Server;
 const ANSWER: Duration = Duration::from_secs(60);
 /// Events that may wait for the reader of a watch.
 const EVENTS: usize = 256;
-/// Longest event of a watch; servers take no object of more than 3 MiB.
-const EVENT_MAX: usize = 16 << 20;
 const JSON: &str = "application/json";
 
 /// The API of a cluster over TLS. Its identity is that of the TLS configuration, or a token.
@@ -45,38 +42,6 @@ impl std::fmt::Debug for Https {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Https")
     }
-}
-
-#[derive(Deserialize)]
-struct RawList<'a> {
-    #[serde(default)]
-    metadata: ListHead,
-    #[serde(borrow, default)]
-    items: Vec<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ListHead {
-    resource_version: String,
-    r#continue: String,
-}
-
-#[derive(Deserialize)]
-struct Frame<'a> {
-    r#type: &'a str,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-fn object_of(raw: &RawValue) -> Result<Arc<Object>, Status> {
-    // A copy: a small object must not keep a large answer in memory.
-    let bytes = Bytes::copy_from_slice(raw.get().as_bytes());
-    Ok(Arc::new(Object::from_bytes(bytes).map_err(|e| Status::internal(format!("the server sent no object: {e}")))?))
-}
-
-fn lost(e: impl std::fmt::Display) -> Status {
-    Status::unavailable(format!("the connection to the server was lost: {e}"))
 }
 
 impl Https {
@@ -159,27 +124,6 @@ async fn collect(answer: Response<Incoming>) -> Result<Bytes, Status> {
     Ok(body.map_err(|_| Status::timeout("the server's answer did not end in time", 1))?.map_err(lost)?.to_bytes())
 }
 
-fn with_query(mut path: String, query: &[(&str, &str)]) -> String {
-    for (i, (k, v)) in query.iter().filter(|(_, v)| !v.is_empty()).enumerate() {
-        path.push(if i == 0 { '?' } else { '&' });
-        path += &format!("{k}={}", percent_encode(v));
-    }
-    path
-}
-
-fn collection(gvr: &Gvr, params: &ListParams, more: &[(&str, &str)]) -> String {
-    let limit = if params.limit == 0 { String::new() } else { params.limit.to_string() };
-    let mut query = vec![
-        ("labelSelector", params.label_selector.as_str()),
-        ("fieldSelector", &params.field_selector),
-        ("limit", &limit),
-        ("continue", &params.continue_token),
-        ("resourceVersion", &params.resource_version),
-    ];
-    query.extend(more);
-    with_query(gvr.path(&params.namespace, "", ""), &query)
-}
-
 #[async_trait]
 impl Api for Https {
     async fn call(&self, call: Call) -> Result<Arc<Object>, Status> {
@@ -204,9 +148,7 @@ impl Api for Https {
     async fn list(&self, gvr: &Gvr, params: &ListParams) -> Result<List, Status> {
         let (answer, _stream) = self.send(&Method::GET, &collection(gvr, params, &[]), JSON, Bytes::new()).await?;
         let bytes = collect(answer).await?;
-        let list: RawList<'_> = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-        let items = list.items.into_iter().map(object_of).collect::<Result<Vec<_>, _>>()?;
-        Ok(List { items, resource_version: list.metadata.resource_version, continue_token: list.metadata.r#continue })
+        wire::list(&bytes)
     }
 
     async fn watch(&self, gvr: &Gvr, params: &ListParams) -> Result<Watch, Status> {
@@ -227,69 +169,5 @@ impl Api for Https {
     async fn raw_get(&self, path: &str) -> Result<Bytes, Status> {
         let (answer, _stream) = self.send(&Method::GET, path, JSON, Bytes::new()).await?;
         collect(answer).await
-    }
-}
-
-/// Reads a watch, one JSON document a line, until it ends.
-async fn follow(mut body: Incoming, events: &mpsc::Sender<Result<Event, Status>>) -> Result<(), Status> {
-    let mut buffer = BytesMut::new();
-    let mut searched = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(lost)?.into_data() else { continue };
-        buffer.extend_from_slice(&data);
-        while let Some(end) = buffer[searched..].iter().position(|b| *b == b'\n') {
-            let line = buffer.split_to(searched + end + 1);
-            searched = 0;
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            if events.send(event(&line)).await.is_err() {
-                return Ok(());
-            }
-        }
-        searched = buffer.len();
-        if searched > EVENT_MAX {
-            return Err(Status::internal("an event of the watch is too large"));
-        }
-    }
-    Ok(())
-}
-
-fn event(line: &[u8]) -> Result<Event, Status> {
-    let frame: Frame<'_> = serde_json::from_slice(line).map_err(Status::internal)?;
-    match frame.r#type {
-        "ADDED" => Ok(Event::Added(object_of(frame.object)?)),
-        "MODIFIED" => Ok(Event::Modified(object_of(frame.object)?)),
-        "DELETED" => Ok(Event::Deleted(object_of(frame.object)?)),
-        "BOOKMARK" => Ok(Event::Bookmark(object_of(frame.object)?.meta().resource_version.clone())),
-        "ERROR" => Err(serde_json::from_str(frame.object.get()).map_err(Status::internal)?),
-        other => Err(Status::internal(format!("the watch sent an event of the unknown type {other:?}"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_of_a_watch() {
-        let read = |s: &str| event(s.as_bytes());
-        let object = r#"{"metadata":{"name":"a","namespace":"n","resourceVersion":"7"}}"#;
-        let added = read(&format!(r#"{{"type":"ADDED","object":{object}}}"#)).unwrap();
-        assert!(matches!(added, Event::Added(o) if o.key() == "n/a" && o.revision() == 7));
-        let mark = read(&format!(r#"{{"type":"BOOKMARK","object":{object}}}"#)).unwrap();
-        assert!(matches!(mark, Event::Bookmark(rv) if rv == "7"));
-        let gone = r#"{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"old"}}"#;
-        assert!(read(gone).unwrap_err().is_gone());
-        assert!(read(r#"{"type":"?","object":{}}"#).is_err());
-    }
-
-    #[test]
-    fn paths_of_collections() {
-        let pods = Gvr::new("", "v1", "pods");
-        assert_eq!(collection(&pods, &ListParams::all(), &[]), "/api/v1/pods");
-        let own = ListParams { namespace: "a".into(), ..ListParams::field("spec.nodeName", "n1") };
-        let path = collection(&pods, &own, &[("watch", "true")]);
-        assert_eq!(path, "/api/v1/namespaces/a/pods?fieldSelector=spec.nodeName%3Dn1&watch=true");
     }
 }

@@ -17,7 +17,6 @@ use x509_parser::prelude::FromDer;
 
 use super::{Admission, Attributes, Operation, alive};
 use crate::Server;
-use crate::authz::{self, Decision};
 use crate::request::RequestInfo;
 
 const GROUP: &str = "certificates.k8s.io";
@@ -50,9 +49,9 @@ impl Admission for Certificates {
         let Some(object) = object.filter(|_| is_request(a)) else { return Ok(()) };
         match (a.operation, a.subresource) {
             (Operation::Create, "") => check_request(a, object),
-            (Operation::Update, "approval") => self.may_use_signer(a, "approve", old.unwrap_or(object)),
+            (Operation::Update, "approval") => self.may_use_signer(a, "approve", old.unwrap_or(object)).await,
             (Operation::Update, "status") if old.is_some_and(|old| is_signed(object, old)) => {
-                self.may_use_signer(a, "sign", old.unwrap_or(object))
+                self.may_use_signer(a, "sign", old.unwrap_or(object)).await
             }
             _ => Ok(()),
         }
@@ -136,11 +135,11 @@ pub(super) fn common_name(object: &Value) -> Option<String> {
 
 impl Certificates {
     /// Whether the user has a verb on the signer by name, or on all of its domain.
-    fn may_use_signer(&self, a: &Attributes<'_>, verb: &str, object: &Value) -> Result<(), Status> {
+    async fn may_use_signer(&self, a: &Attributes<'_>, verb: &str, object: &Value) -> Result<(), Status> {
         let server = alive(&self.0)?;
         let signer = object["spec"]["signerName"].as_str().unwrap_or_default();
         let domain = signer.split('/').next().unwrap_or_default();
-        let allowed = [signer.to_owned(), format!("{domain}/*")].into_iter().any(|name| {
+        for name in [signer.to_owned(), format!("{domain}/*")] {
             let question = RequestInfo {
                 verb: verb.to_owned(),
                 is_resource: true,
@@ -150,10 +149,9 @@ impl Certificates {
                 name,
                 ..Default::default()
             };
-            matches!(authz::decide(server.authorizers(), a.user, &question), Decision::Allow)
-        });
-        if allowed {
-            return Ok(());
+            if server.allows(a.user, &question).await {
+                return Ok(());
+            }
         }
         let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
         Err(Status::forbidden(GROUP, &a.resource.plural, a.name, &why))

@@ -180,48 +180,98 @@ pub trait Admission: Send + Sync {
     }
 }
 
+mod always_pull_images;
 mod certificates;
+mod claim_resize;
+mod default_class;
 mod default_toleration_seconds;
 mod dynamic;
+mod event_rate_limit;
+mod extended_resource_toleration;
 mod limit_ranger;
+mod namespace_exists;
 mod namespace_lifecycle;
 mod node_restriction;
+mod owner_permission;
+mod pod_node_selector;
+mod pod_security;
 mod policies;
 mod priority;
 mod rbac_escalation;
+mod refusals;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod service_addresses;
+mod settings;
+mod storage_in_use;
+mod taint_nodes;
+mod topology_labels;
 mod webhooks;
 
 use std::sync::{Arc, Weak};
 
 use crate::Server;
 
-/// The plugins in upstream's order.
+pub use settings::{Error as SettingsError, Settings};
+
+/// The plugins in upstream's order, those that are enabled.
 pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
     let weak: Weak<Server> = Arc::downgrade(server);
-    vec![
+    let settings = &server.config().admission;
+    let refuses = |name, why| Arc::new(refusals::Refusal { name, why });
+    let default_class = |facts| Arc::new(default_class::DefaultClass { server: weak.clone(), facts });
+    let existing = |provision| Arc::new(namespace_exists::NamespaceExists { server: weak.clone(), provision });
+    let all: Vec<Arc<dyn Admission>> = vec![
+        existing(true),
         Arc::new(namespace_lifecycle::NamespaceLifecycle(weak.clone())),
-        Arc::new(node_restriction::NodeRestriction(weak.clone())),
+        existing(false),
+        refuses("LimitPodHardAntiAffinityTopology", refusals::hard_anti_affinity),
         Arc::new(limit_ranger::LimitRanger(weak.clone())),
         Arc::new(service_account::ServiceAccount(weak.clone())),
+        Arc::new(node_restriction::NodeRestriction(weak.clone())),
+        Arc::new(taint_nodes::TaintNodesByCondition),
+        Arc::new(always_pull_images::AlwaysPullImages),
+        Arc::new(pod_security::PodSecurity { server: weak.clone(), configuration: settings.pod_security.clone() }),
+        Arc::new(pod_node_selector::PodNodeSelector {
+            server: weak.clone(),
+            configuration: settings.pod_node_selector.clone(),
+        }),
         Arc::new(priority::Priority(weak.clone())),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(event_rate_limit::EventRateLimit::new(&settings.event_rate_limit)),
+        Arc::new(extended_resource_toleration::ExtendedResourceToleration),
+        default_class(&default_class::STORAGE),
+        Arc::new(storage_in_use::StorageObjectInUseProtection),
+        Arc::new(owner_permission::OwnerReferencesPermissionEnforcement(weak.clone())),
+        Arc::new(claim_resize::PersistentVolumeClaimResize(weak.clone())),
         Arc::new(runtime_class::RuntimeClass(weak.clone())),
         Arc::new(certificates::Certificates(weak.clone())),
-        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
-        Arc::new(rbac_escalation::RbacEscalation(weak.clone())),
-        Arc::new(service_addresses::ServiceAddresses::new(weak.clone())),
+        default_class(&default_class::INGRESS),
+        refuses("DenyServiceExternalIPs", refusals::external_ips),
+        Arc::new(topology_labels::PodTopologyLabels(weak.clone())),
         Arc::new(webhooks::Mutating::new(weak.clone())),
         Arc::new(policies::Policies::new(weak.clone())),
         Arc::new(webhooks::Validating::new(weak.clone())),
         // The last: what is charged is stored, unless the store says no.
-        Arc::new(resource_quota::ResourceQuota(weak)),
-    ]
+        Arc::new(resource_quota::ResourceQuota(weak.clone())),
+        refuses("AlwaysDeny", refusals::everything),
+    ];
+    let mut enabled: Vec<_> = all.into_iter().filter(|p| settings.runs(p.name())).collect();
+    // Upstream has these in its registry, where nobody disables them.
+    let builtin: [Arc<dyn Admission>; 2] = [
+        Arc::new(rbac_escalation::RbacEscalation(weak.clone())),
+        Arc::new(service_addresses::ServiceAddresses::new(weak)),
+    ];
+    let before = enabled.iter().position(|p| p.name() == "MutatingAdmissionWebhook").unwrap_or(enabled.len());
+    enabled.splice(before..before, builtin);
+    enabled
 }
 
 /// The server behind a plugin; it is gone only while the process ends.
 fn alive(server: &Weak<Server>) -> Result<Arc<Server>, Status> {
     server.upgrade().ok_or_else(|| Status::unavailable("the server is shutting down"))
 }
+
+#[cfg(test)]
+mod tests;

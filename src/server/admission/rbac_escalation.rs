@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Admission, Attributes, Operation, alive};
 use crate::Server;
 use crate::authz::rbac::{GROUP, held_rules, rules_for};
-use crate::authz::{Decision, decide, rules};
+use crate::authz::rules;
 use crate::request::RequestInfo;
 
 pub(super) struct RbacEscalation(pub(super) Weak<Server>);
@@ -33,8 +33,8 @@ impl Admission for RbacEscalation {
         // A role is often bound in the moment after it was made.
         server.registry().caches().fresh().await?;
         match a.resource.plural.as_str() {
-            "roles" | "clusterroles" => role(&server, a, new, old),
-            "rolebindings" | "clusterrolebindings" => binding(&server, a, new),
+            "roles" | "clusterroles" => role(&server, a, new, old).await,
+            "rolebindings" | "clusterrolebindings" => binding(&server, a, new).await,
             _ => Ok(()),
         }
     }
@@ -55,7 +55,7 @@ fn only_lets_go(new: &Value, old: &Value) -> bool {
     rest(new) == rest(old)
 }
 
-fn may(server: &Server, a: &Attributes<'_>, verb: &str, resource: &str, name: &str) -> bool {
+async fn may(server: &Server, a: &Attributes<'_>, verb: &str, resource: &str, name: &str) -> bool {
     let request = RequestInfo {
         verb: verb.to_owned(),
         is_resource: true,
@@ -66,13 +66,13 @@ fn may(server: &Server, a: &Attributes<'_>, verb: &str, resource: &str, name: &s
         name: name.to_owned(),
         ..Default::default()
     };
-    decide(server.authorizers(), a.user, &request) == Decision::Allow
+    server.allows(a.user, &request).await
 }
 
-fn role(server: &Arc<Server>, a: &Attributes<'_>, new: &Value, old: Option<&Value>) -> Result<(), Status> {
+async fn role(server: &Arc<Server>, a: &Attributes<'_>, new: &Value, old: Option<&Value>) -> Result<(), Status> {
     // The name of something new is not known when a request is authorized.
     let name = if a.operation == Operation::Create { "" } else { a.name };
-    if may(server, a, "escalate", &a.resource.plural, name) {
+    if may(server, a, "escalate", &a.resource.plural, name).await {
         return Ok(());
     }
     let wanted: Vec<PolicyRule> = serde_json::from_value(
@@ -93,10 +93,10 @@ fn role(server: &Arc<Server>, a: &Attributes<'_>, new: &Value, old: Option<&Valu
     Ok(())
 }
 
-fn binding(server: &Arc<Server>, a: &Attributes<'_>, new: &Value) -> Result<(), Status> {
+async fn binding(server: &Arc<Server>, a: &Attributes<'_>, new: &Value) -> Result<(), Status> {
     let role: RoleRef = serde_json::from_value(new["roleRef"].clone()).map_err(Status::internal)?;
     let resource = if role.kind == "ClusterRole" { "clusterroles" } else { "roles" };
-    if may(server, a, "bind", resource, &role.name) {
+    if may(server, a, "bind", resource, &role.name).await {
         return Ok(());
     }
     confirm(server, a, &rules_for(server, &role, a.namespace)?)

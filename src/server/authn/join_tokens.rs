@@ -3,18 +3,15 @@
 //! secrets in `kube-system` with an end.
 
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use api::{Object, Status};
-use async_trait::async_trait;
+use api::Object;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use client::join::{AGENT, JOINERS, JoinToken, SERVER, hex, is_bootstrap_token};
 use client::private_file;
 use jiff::Timestamp;
 
-use super::Authenticator;
-use super::tokens::bearer;
 use crate::Server;
 use crate::pki::{self, Pki};
 use crate::request::User;
@@ -76,38 +73,37 @@ fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |d, (x, y)| d | (x ^ y)) == 0
 }
 
-/// Authenticates `Authorization: Bearer <id>.<secret>`.
-pub struct JoinTokens(pub Weak<Server>);
-
-#[async_trait]
-impl Authenticator for JoinTokens {
-    async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, Status> {
-        let token = bearer(parts).unwrap_or_default();
-        let Some((id, secret)) = token.split_once('.') else { return Ok(None) };
-        let lasting = matches!(id, SERVER | AGENT);
-        if !lasting && !is_bootstrap_token(id, secret) {
-            return Ok(None);
-        }
-        let server: Arc<Server> = self.0.upgrade().ok_or_else(|| Status::unavailable("the server is shutting down"))?;
-        let groups = if lasting {
-            if !server.config().join_secrets.fit(id, secret) {
-                return Err(Status::unauthorized());
-            }
-            vec![JOINERS.to_owned()]
-        } else {
-            let resource = server.resource("", "v1", "secrets")?;
-            let name = format!("bootstrap-token-{id}");
-            let stored =
-                server.registry().get(&resource, NAMESPACE, &name).await.map_err(|_| Status::unauthorized())?;
-            groups_of(&stored, id, secret, Timestamp::now()).map_err(|why| {
-                tracing::info!(token = id, why, "a bootstrap token was refused");
-                Status::unauthorized()
-            })?
-        };
-        let mut all = vec!["system:bootstrappers"];
-        all.extend(groups.iter().map(String::as_str));
-        Ok(Some(User::authenticated(&format!("system:bootstrap:{id}"), &all)))
+/// The user that a token of the form `<id>.<secret>` names.
+///
+/// # Errors
+/// Why it is not good; the answer to the caller does not say it.
+pub(super) async fn authenticate(server: &Arc<Server>, token: &str) -> Result<Option<User>, String> {
+    let Some((id, secret)) = token.split_once('.') else { return Ok(None) };
+    let lasting = matches!(id, SERVER | AGENT);
+    if !lasting && !is_bootstrap_token(id, secret) {
+        return Ok(None);
     }
+    let groups = if lasting {
+        if !server.config().join_secrets.fit(id, secret) {
+            return Err("invalid bearer token".to_owned());
+        }
+        vec![JOINERS.to_owned()]
+    } else {
+        let resource = server.resource("", "v1", "secrets").map_err(|s| s.message)?;
+        let name = format!("bootstrap-token-{id}");
+        // One that is not there is none.
+        let Ok(stored) = server.registry().get(&resource, NAMESPACE, &name).await else { return Ok(None) };
+        match groups_of(&stored, id, secret, Timestamp::now()) {
+            Ok(groups) => groups,
+            Err(why) => {
+                tracing::info!(token = id, why, "a bootstrap token was refused");
+                return Ok(None);
+            }
+        }
+    };
+    let mut all = vec!["system:bootstrappers"];
+    all.extend(groups.iter().map(String::as_str));
+    Ok(Some(User::authenticated(&format!("system:bootstrap:{id}"), &all)))
 }
 
 /// The groups that a bootstrap token gives, or why it is not good.

@@ -1,40 +1,93 @@
 //! Authentication: who makes a request.
+//!
+//! The ways, in order: [`front_proxy`] – headers of the front proxy; [`x509`] – client
+//! certificates; [`bearer`] – tokens, of which [`tokens`] are service accounts' and [`join_tokens`]
+//! joining machines'. The first that knows somebody decides. Who shows something that nobody knows
+//! is refused; who shows nothing is anonymous. [`impersonation`] – somebody acts as somebody else.
 
-use api::Status;
-use async_trait::async_trait;
-
-use crate::request::User;
-
-/// The identity that the TLS handshake proved, placed in the request's extensions.
-#[derive(Clone, Debug, Default)]
-pub struct Peer {
-    /// The client certificate chain, DER, leaf first; verified against the client CA.
-    pub certificates: Vec<Vec<u8>>,
-    /// The remote address.
-    pub address: Option<std::net::SocketAddr>,
-}
-
-/// One way to authenticate. They are asked in order.
-#[async_trait]
-pub trait Authenticator: Send + Sync {
-    /// The user; `None` when the request carries nothing that this authenticator understands.
-    ///
-    /// # Errors
-    /// 401 when it carries something that is wrong or expired.
-    async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, Status>;
-}
-
+pub mod bearer;
+pub mod front_proxy;
+pub mod impersonation;
 pub mod join_tokens;
 pub mod tokens;
 pub mod x509;
 
 use std::sync::Arc;
 
-/// The authenticators in order.
-pub fn authenticators(server: &Arc<crate::Server>) -> Vec<Arc<dyn Authenticator>> {
-    vec![
-        Arc::new(x509::ClientCertificate),
-        Arc::new(join_tokens::JoinTokens(Arc::downgrade(server))),
-        Arc::new(tokens::Bearer(Arc::downgrade(server))),
-    ]
+use api::Status;
+use http::request::Parts;
+
+use crate::Server;
+use crate::request::User;
+
+/// The other end of a connection, placed in the request's extensions.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// The client certificate that the TLS handshake proved.
+    pub certificate: Option<Arc<x509::Shown>>,
+    /// The remote address.
+    pub address: Option<std::net::SocketAddr>,
+}
+
+impl Server {
+    /// Who makes a request, or whom they act as. What was shown for it is taken off the request.
+    ///
+    /// # Errors
+    /// 401; 403 for those who may not act as somebody else.
+    pub async fn identify(self: &Arc<Self>, parts: &mut Parts) -> Result<User, Status> {
+        let user = self.authenticated(parts).await?;
+        impersonation::apply(self, user, parts).await
+    }
+
+    async fn authenticated(self: &Arc<Self>, parts: &mut Parts) -> Result<User, Status> {
+        let mut errors = Vec::new();
+        let shown = parts.extensions.get::<Peer>().and_then(|p| p.certificate.clone());
+        let by_certificate = shown.map(|c| match front_proxy::user_of(&c, &mut parts.headers) {
+            Ok(None) => c.user().map(Some),
+            known => known,
+        });
+        match by_certificate {
+            Some(Ok(Some(user))) => return Ok(with_everybody(user)),
+            Some(Ok(None)) | None => {}
+            Some(Err(e)) => errors.push(e),
+        }
+        match bearer::take(&mut parts.headers) {
+            Ok(None) => {}
+            Ok(Some(token)) => match bearer::authenticate(self, &token, &self.own_audiences()).await {
+                Ok(identity) => return Ok(with_everybody(identity.user)),
+                Err(e) => errors.push(e),
+            },
+            Err(e) => errors.push(e),
+        }
+        if errors.is_empty() {
+            return Ok(User::anonymous());
+        }
+        tracing::debug!(error = aggregate(&errors), "a request was not authenticated");
+        Err(Status::unauthorized())
+    }
+
+    /// The audiences that a token must be for, to be good for this API.
+    pub fn own_audiences(&self) -> Vec<String> {
+        vec![self.config().issuer.clone()]
+    }
+}
+
+/// Adds the group of all who are known, unless the groups say whether they are.
+fn with_everybody(mut user: User) -> User {
+    let said = ["system:authenticated", "system:unauthenticated"];
+    if user.name != "system:anonymous" && !said.iter().any(|g| user.in_group(g)) {
+        user.groups.push(said[0].to_owned());
+    }
+    user
+}
+
+#[cfg(test)]
+mod tests;
+
+/// Several errors as upstream tells them.
+pub(crate) fn aggregate(errors: &[String]) -> String {
+    match errors {
+        [one] => one.clone(),
+        all => format!("[{}]", all.join(", ")),
+    }
 }

@@ -2,18 +2,20 @@
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/>).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use api::{Object, Status};
-use async_trait::async_trait;
-use http::header::AUTHORIZATION;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Authenticator;
+use super::bearer::{Identity, Known};
 use crate::Server;
+use crate::authz::rules::quoted;
 use crate::pki::Pki;
 use crate::request::User;
 use api::time::rfc3339;
@@ -191,90 +193,104 @@ impl Tokens {
         Ok(())
     }
 
-    /// Verifies a bearer token for one of `audiences` (empty: the API server's own) and returns
-    /// the user and the audiences that fit.
+    /// Whom a token of a service account names, and which of `audiences` it is meant for.
     ///
     /// # Errors
-    /// 401.
-    pub async fn review(
-        &self,
-        server: &Server,
-        parts: &http::request::Parts,
-        audiences: &[String],
-    ) -> Result<(User, Vec<String>), Status> {
-        let token = bearer(parts).ok_or_else(Status::unauthorized)?;
-        let refused = |why: &str| Status::new(401, "Unauthorized", format!("invalid bearer token: {why}"));
+    /// What is wrong with a token of this issuer, in upstream's words.
+    pub async fn authenticate(&self, server: &Server, token: &str, audiences: &[String]) -> Known {
+        if unverified(token).and_then(|c| Some(c["iss"].as_str()? == self.issuer)) != Some(true) {
+            return Ok(None);
+        }
         let mut validation = Validation::new(Algorithm::ES256);
         validation.set_issuer(&[&self.issuer]);
         // Audiences are compared below: the answer names those that fit.
         validation.validate_aud = false;
         validation.validate_nbf = true;
-        let data =
-            jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation).map_err(|e| refused(&e.to_string()))?;
+        let data = jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation).map_err(|e| match e.kind() {
+            ErrorKind::ExpiredSignature => "service account token has expired".to_owned(),
+            ErrorKind::ImmatureSignature => "service account token is not valid yet".to_owned(),
+            _ => format!("invalid bearer token: {e}"),
+        })?;
         let claims = data.claims;
-        let own = [self.issuer.clone()];
-        let wanted = if audiences.is_empty() { &own[..] } else { audiences };
-        let fits: Vec<String> = wanted.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
+        let fits: Vec<String> = audiences.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
         if fits.is_empty() {
-            return Err(refused("the token is not meant for this audience"));
+            let (are, wanted) = (quoted(&claims.aud), quoted(audiences));
+            return Err(format!("token audiences {are} is invalid for the target audiences {wanted}"));
         }
-        let b = &claims.bound;
-        let mut alive = vec![("serviceaccounts", b.namespace.as_str(), &b.serviceaccount)];
-        alive.extend(b.pod.as_ref().map(|p| ("pods", b.namespace.as_str(), p)));
-        alive.extend(b.secret.as_ref().map(|s| ("secrets", b.namespace.as_str(), s)));
-        for (plural, namespace, reference) in alive {
-            let resource = server.resource("", "v1", plural)?;
-            let object = match server.registry().get_cached(&resource, namespace, &reference.name) {
-                Ok(o) => Ok(o),
-                Err(_) => server.registry().get(&resource, namespace, &reference.name).await,
-            };
-            match object {
-                Ok(o) if o.meta().uid == reference.uid => {}
-                _ => return Err(refused(&format!("the {plural} object that it is bound to no longer exists"))),
-            }
-        }
-        let mut extra = BTreeMap::new();
-        let mut put = |k: &str, v: &str| extra.insert(format!("authentication.kubernetes.io/{k}"), vec![v.to_owned()]);
-        put("credential-id", &format!("JTI={}", claims.jti));
-        if let Some(p) = &b.pod {
-            put("pod-name", &p.name);
-            put("pod-uid", &p.uid);
-        }
-        if let Some(n) = &b.node {
-            put("node-name", &n.name);
-            put("node-uid", &n.uid);
-        }
-        let namespace_group = format!("system:serviceaccounts:{}", b.namespace);
-        let mut user = User::authenticated(&claims.sub, &["system:serviceaccounts", &namespace_group]);
-        user.uid = b.serviceaccount.uid.clone();
-        user.extra = extra;
-        Ok((user, fits))
+        still_there(server, &claims.bound).await?;
+        Ok(Some(Identity { user: user_of(&claims), audiences: fits }))
     }
 }
 
-/// The bearer token of a request; WebSocket clients may send it as a sub-protocol.
-pub(super) fn bearer(parts: &http::request::Parts) -> Option<String> {
-    let value = parts.headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    (scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty()).then(|| token.trim().to_owned())
+/// The claims of a token, before anything of it is checked.
+pub(super) fn unverified(token: &str) -> Option<Value> {
+    let mut parts = token.split('.');
+    let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
 }
 
-/// Authenticates by `Authorization: Bearer`.
-pub struct Bearer(pub Weak<Server>);
+fn user_of(claims: &Claims) -> User {
+    let b = &claims.bound;
+    let mut extra = BTreeMap::new();
+    let mut put = |k: &str, v: &str| extra.insert(format!("authentication.kubernetes.io/{k}"), vec![v.to_owned()]);
+    put("credential-id", &format!("JTI={}", claims.jti));
+    if let Some(p) = &b.pod {
+        put("pod-name", &p.name);
+        put("pod-uid", &p.uid);
+    }
+    if let Some(n) = &b.node {
+        put("node-name", &n.name);
+        put("node-uid", &n.uid);
+    }
+    let namespace_group = format!("system:serviceaccounts:{}", b.namespace);
+    let mut user = User::authenticated(&claims.sub, &["system:serviceaccounts", &namespace_group]);
+    user.uid = b.serviceaccount.uid.clone();
+    user.extra = extra;
+    user
+}
 
-#[async_trait]
-impl Authenticator for Bearer {
-    async fn authenticate(&self, parts: &http::request::Parts) -> Result<Option<User>, Status> {
-        if bearer(parts).is_none() {
-            return Ok(None);
+/// Whether what a token is bound to exists.
+async fn still_there(server: &Server, b: &Bound) -> Result<(), String> {
+    const GONE: &str = "service account token has been invalidated";
+    let account = &b.serviceaccount;
+    let found = find(server, "serviceaccounts", &b.namespace, &account.name).await?;
+    if is_deleted(&found) {
+        return Err(format!("service account {}/{} has been deleted", b.namespace, account.name));
+    }
+    if found.meta().uid != account.uid {
+        let uid = &found.meta().uid;
+        return Err(format!("service account UID ({uid}) does not match claim ({})", account.uid));
+    }
+    // The node of a pod's token is told, but it is the pod that the token is bound to.
+    let node = b.node.as_ref().filter(|_| b.pod.is_none());
+    for (kind, plural, namespace, bound) in [
+        ("secret", "secrets", b.namespace.as_str(), b.secret.as_ref()),
+        ("pod", "pods", b.namespace.as_str(), b.pod.as_ref()),
+        ("node", "nodes", "", node),
+    ] {
+        let Some(bound) = bound else { continue };
+        let found = find(server, plural, namespace, &bound.name).await.map_err(|_| GONE)?;
+        if is_deleted(&found) {
+            return Err(GONE.to_owned());
         }
-        let server: Arc<Server> = self.0.upgrade().ok_or_else(|| Status::unavailable("the server is shutting down"))?;
-        match server.tokens().review(&server, parts, &[]).await {
-            Ok((user, _)) => Ok(Some(user)),
-            Err(s) => {
-                tracing::debug!(error = %s, "a bearer token was refused");
-                Err(Status::unauthorized())
-            }
+        let uid = &found.meta().uid;
+        if *uid != bound.uid {
+            return Err(format!("{kind} UID ({uid}) does not match service account {kind} ref claim ({})", bound.uid));
         }
     }
+    Ok(())
+}
+
+async fn find(server: &Server, plural: &str, namespace: &str, name: &str) -> Result<Arc<Object>, String> {
+    let resource = server.resource("", "v1", plural).map_err(|s| s.message)?;
+    match server.registry().get_cached(&resource, namespace, name) {
+        Ok(o) => Ok(o),
+        Err(_) => server.registry().get(&resource, namespace, name).await.map_err(|s| s.message),
+    }
+}
+
+/// Whether an object is being deleted, and not just since now.
+fn is_deleted(o: &Object) -> bool {
+    let since = o.meta().deletion_timestamp.as_ref().and_then(|t| t.parse::<jiff::Timestamp>().ok());
+    since.is_some_and(|t| jiff::Timestamp::now().duration_since(t) > jiff::SignedDuration::from_secs(60))
 }

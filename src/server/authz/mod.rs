@@ -1,16 +1,36 @@
 //! Authorization: may this user do that.
+//!
+//! [`Masters`] first, always; then [`node`] and [`rbac`], whose [`rules`] are arithmetic.
 
+pub mod node;
+pub mod rbac;
+pub mod rules;
+
+use std::sync::Arc;
+
+use api::Status;
+
+use crate::Server;
 use crate::request::{RequestInfo, User};
 
 /// What an authorizer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Yes.
-    Allow,
+    /// Yes, and why.
+    Allow(String),
     /// No, whatever others say.
     Deny(String),
     /// Not by me; the reason joins the message when nobody allows.
     NoOpinion(String),
+}
+
+/// What all authorizers together say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The decision.
+    pub decision: Decision,
+    /// What kept some of them from deciding; empty when nothing did.
+    pub error: String,
 }
 
 /// One way to authorize. They are asked in order; the first that allows or denies decides.
@@ -25,24 +45,58 @@ pub struct Masters;
 
 impl Authorizer for Masters {
     fn authorize(&self, user: &User, _: &RequestInfo) -> Decision {
-        if user.in_group("system:masters") { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+        let allowed = user.in_group("system:masters");
+        if allowed { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
     }
 }
 
-/// Asks a list of authorizers in order.
-pub fn decide(authorizers: &[std::sync::Arc<dyn Authorizer>], user: &User, request: &RequestInfo) -> Decision {
-    let mut reasons = Vec::new();
-    for a in authorizers {
-        match a.authorize(user, request) {
-            Decision::NoOpinion(r) => {
-                if !r.is_empty() {
-                    reasons.push(r);
-                }
+/// Authorizers in order.
+pub(crate) struct Chain(Vec<Box<dyn Authorizer>>);
+
+impl Chain {
+    /// The authorizers of a cluster for which nothing else was configured.
+    pub(crate) fn usual(server: &Arc<Server>) -> Chain {
+        let weak = Arc::downgrade(server);
+        Chain(vec![Box::new(Masters), Box::new(node::Node(weak.clone())), Box::new(rbac::Rbac(weak))])
+    }
+
+    async fn decide(&self, user: &User, request: &RequestInfo) -> Answer {
+        let mut reasons = Vec::new();
+        for a in &self.0 {
+            match a.authorize(user, request) {
+                Decision::NoOpinion(r) if r.is_empty() => {}
+                Decision::NoOpinion(r) => reasons.push(r),
+                decision => return Answer { decision, error: String::new() },
             }
-            decided => return decided,
+        }
+        Answer { decision: Decision::NoOpinion(reasons.join("\n")), error: String::new() }
+    }
+}
+
+impl Server {
+    /// Asks the authorizers.
+    pub async fn decide(&self, user: &User, request: &RequestInfo) -> Answer {
+        match self.authorizers() {
+            Some(chain) => chain.decide(user, request).await,
+            None => Answer { decision: Decision::NoOpinion(String::new()), error: String::new() },
         }
     }
-    Decision::NoOpinion(reasons.join(", "))
+
+    /// Whether a user may do something.
+    pub async fn allows(&self, user: &User, request: &RequestInfo) -> bool {
+        matches!(self.decide(user, request).await.decision, Decision::Allow(_))
+    }
+
+    /// Lets those pass who may do something.
+    ///
+    /// # Errors
+    /// 403 in upstream's words.
+    pub async fn authorize(&self, user: &User, request: &RequestInfo) -> Result<(), Status> {
+        match self.decide(user, request).await.decision {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(r) | Decision::NoOpinion(r) => Err(forbidden(user, request, &r)),
+        }
+    }
 }
 
 /// Upstream's words for a refusal.
@@ -67,15 +121,4 @@ pub fn forbidden(user: &User, r: &RequestInfo, reason: &str) -> api::Status {
         user.name, r.verb, r.group
     );
     api::Status::forbidden(&r.group, &r.resource, &r.name, &why)
-}
-
-pub mod node;
-pub mod rbac;
-pub mod rules;
-
-use std::sync::Arc;
-
-/// The authorizers in order.
-pub fn authorizers(server: &Arc<crate::Server>) -> Vec<Arc<dyn Authorizer>> {
-    vec![Arc::new(Masters), Arc::new(node::Node(Arc::downgrade(server))), Arc::new(rbac::Rbac(Arc::downgrade(server)))]
 }

@@ -62,7 +62,7 @@ impl Authorizer for Node {
             *group == r.group && *resource == r.resource && *sub == r.subresource && verbs.contains(&r.verb.as_str())
         });
         if common {
-            return Decision::Allow;
+            return Decision::Allow(String::new());
         }
         let allowed = match (r.group.as_str(), r.resource.as_str(), r.subresource.as_str()) {
             ("", "nodes", "" | "status") => r.name == node && matches!(r.verb.as_str(), "update" | "patch"),
@@ -90,7 +90,7 @@ impl Authorizer for Node {
             _ => false,
         };
         if allowed {
-            return Decision::Allow;
+            return Decision::Allow(String::new());
         }
         Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
     }

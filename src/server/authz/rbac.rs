@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Authorizer, Decision};
 use crate::Server;
+use crate::authn::aggregate;
 use crate::request::{RequestInfo, User};
 
 /// The API group of roles and bindings.
@@ -51,16 +52,41 @@ pub fn allows(rule: &PolicyRule, r: &RequestInfo) -> bool {
     any(groups, &r.group) && resource_fits && (names.is_empty() || names.contains(&r.name))
 }
 
-fn applies(subjects: Option<&[Subject]>, user: &User, namespace: &str) -> bool {
-    subjects.unwrap_or_default().iter().any(|s| match s.kind.as_str() {
+/// The subject of a binding that a user is.
+fn applying<'b>(subjects: Option<&'b [Subject]>, user: &User, namespace: &str) -> Option<&'b Subject> {
+    subjects.unwrap_or_default().iter().find(|s| match s.kind.as_str() {
         "User" => s.name == user.name,
         "Group" => user.in_group(&s.name),
         "ServiceAccount" => {
-            let ns = s.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(namespace);
+            let ns = namespace_of(s, namespace);
             !ns.is_empty() && user.name == format!("system:serviceaccount:{ns}:{}", s.name)
         }
         _ => false,
     })
+}
+
+fn namespace_of<'s>(subject: &'s Subject, namespace: &'s str) -> &'s str {
+    subject.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(namespace)
+}
+
+/// A binding that applies to a user.
+struct Applying<'b> {
+    kind: &'static str,
+    name: String,
+    namespace: &'b str,
+    role: &'b RoleRef,
+    subject: &'b Subject,
+}
+
+impl std::fmt::Display for Applying<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (role, subject) = (self.role, self.subject);
+        write!(f, "{} {:?} of {} {:?} to {} ", self.kind, self.name, role.kind, role.name, subject.kind)?;
+        if subject.kind == "ServiceAccount" {
+            return write!(f, "{:?}", format!("{}/{}", subject.name, namespace_of(subject, self.namespace)));
+        }
+        write!(f, "{:?}", subject.name)
+    }
 }
 
 fn cached(server: &Server, plural: &str) -> Vec<Arc<Object>> {
@@ -85,46 +111,62 @@ pub fn rules_for(server: &Server, role: &RoleRef, namespace: &str) -> Result<Vec
 }
 
 /// Calls `visit` with every rule that applies to a user in a namespace (empty: cluster scope),
-/// until it returns true.
-fn visit_rules(server: &Server, user: &User, namespace: &str, visit: &mut dyn FnMut(&PolicyRule, &str) -> bool) {
+/// until it returns true. Gives what roles are missing: a binding to one grants nothing.
+fn visit_rules(
+    server: &Server,
+    user: &User,
+    namespace: &str,
+    visit: &mut dyn FnMut(&PolicyRule, &Applying<'_>) -> bool,
+) -> Vec<String> {
+    let mut missing = Vec::new();
+    // Whether that is enough.
+    let mut of_binding = |b: &Applying<'_>| match rules_for(server, b.role, b.namespace) {
+        Ok(rules) => rules.iter().any(|r| visit(r, b)),
+        Err(_) => {
+            missing.push(format!("{}.{GROUP} {:?} not found", b.role.kind.to_lowercase(), b.role.name));
+            false
+        }
+    };
     for o in cached(server, "clusterrolebindings") {
         let Ok(b) = o.typed::<ClusterRoleBinding>() else { continue };
-        if applies(b.subjects.as_deref(), user, "") {
-            let why = format!("ClusterRoleBinding {:?} of {} {:?}", o.meta().name, b.role_ref.kind, b.role_ref.name);
-            // A binding to a role that does not exist grants nothing.
-            let rules = rules_for(server, &b.role_ref, "").unwrap_or_default();
-            if rules.iter().any(|r| visit(r, &why)) {
-                return;
-            }
+        let Some(subject) = applying(b.subjects.as_deref(), user, "") else { continue };
+        let (kind, name) = ("ClusterRoleBinding", o.meta().name.clone());
+        if of_binding(&Applying { kind, name, namespace: "", role: &b.role_ref, subject }) {
+            return missing;
         }
     }
     if namespace.is_empty() {
-        return;
+        return missing;
     }
     for o in cached(server, "rolebindings") {
         if o.meta().namespace != namespace {
             continue;
         }
         let Ok(b) = o.typed::<RoleBinding>() else { continue };
-        if applies(b.subjects.as_deref(), user, namespace) {
-            let why = format!("RoleBinding {:?} of {} {:?}", o.key(), b.role_ref.kind, b.role_ref.name);
-            let rules = rules_for(server, &b.role_ref, namespace).unwrap_or_default();
-            if rules.iter().any(|r| visit(r, &why)) {
-                return;
-            }
+        let Some(subject) = applying(b.subjects.as_deref(), user, namespace) else { continue };
+        let (kind, name) = ("RoleBinding", format!("{}/{namespace}", o.meta().name));
+        if of_binding(&Applying { kind, name, namespace, role: &b.role_ref, subject }) {
+            return missing;
         }
     }
+    missing
 }
 
 impl Authorizer for Rbac {
     fn authorize(&self, user: &User, request: &RequestInfo) -> Decision {
         let Some(server) = self.0.upgrade() else { return Decision::NoOpinion("the server is shutting down".into()) };
-        let mut allowed = false;
-        visit_rules(&server, user, &request.namespace, &mut |rule, _| {
-            allowed = allowed || allows(rule, request);
-            allowed
+        let mut allowed = None;
+        let missing = visit_rules(&server, user, &request.namespace, &mut |rule, binding| {
+            if allows(rule, request) {
+                allowed = Some(format!("RBAC: allowed by {binding}"));
+            }
+            allowed.is_some()
         });
-        if allowed { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+        match allowed {
+            Some(why) => Decision::Allow(why),
+            None if missing.is_empty() => Decision::NoOpinion(String::new()),
+            None => Decision::NoOpinion(format!("RBAC: {}", aggregate(&missing))),
+        }
     }
 }
 
@@ -141,19 +183,30 @@ pub fn held_rules(server: &Server, user: &User, namespace: &str) -> Vec<PolicyRu
 /// The status of a SelfSubjectRulesReview.
 pub fn rules_of(server: &Server, user: &User, namespace: &str) -> Value {
     let (mut resource, mut other) = (Vec::new(), Vec::new());
-    visit_rules(server, user, namespace, &mut |rule, _| {
-        if rule.resources.as_ref().is_some_and(|r| !r.is_empty()) {
+    let filled = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    let missing = visit_rules(server, user, namespace, &mut |rule, _| {
+        if filled(&rule.resources) {
             let mut v = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
             if let Some(n) = &rule.resource_names {
                 v["resourceNames"] = json!(n);
             }
             resource.push(v);
-        } else {
+        }
+        if filled(&rule.non_resource_urls) {
             other.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls}));
         }
         false
     });
-    json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": false})
+    let mut errors = missing;
+    let is_node = super::node::node_name(user).is_some();
+    if is_node {
+        errors.push("node authorizer does not support user rule resolution".to_owned());
+    }
+    let mut status = json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": !errors.is_empty()});
+    if !errors.is_empty() {
+        status["evaluationError"] = aggregate(&errors).into();
+    }
+    status
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use self::negotiate::{Accepted, Media};
 use self::respond::{IncludeObject, Reply};
 use crate::Server;
 use crate::admission::Warnings;
-use crate::authz::{self, Decision};
+use crate::aggregation;
 use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
 use crate::request::{Query, RequestInfo, User, single_name};
 use crate::subresources;
@@ -115,8 +115,8 @@ impl Server {
         self.route_as(user, Arrival::of(parts), body).await.unwrap_or_else(|s| respond::status(&s))
     }
 
-    async fn route(self: &Arc<Self>, arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
-        let user = self.identify(&arrival.parts).await?;
+    async fn route(self: &Arc<Self>, mut arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
+        let user = self.identify(&mut arrival.parts).await?;
         let admitted = match self.flow_control().admit(self, &user, &arrival.info, &arrival.query).await {
             Ok(admitted) => admitted,
             Err(refused) => return Ok(refused),
@@ -131,9 +131,12 @@ impl Server {
 
     async fn route_as(self: &Arc<Self>, user: User, arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
         let Arrival { parts, query, info } = arrival;
-        self.authorize(&user, &info)?;
+        self.authorize(&user, &info).await?;
         let warnings = Arc::<Warnings>::default();
         let mut call = Call { parts, query, info, user, warnings: warnings.clone() };
+        if let Some(backend) = self.aggregation().backend_of(&call.info.path) {
+            return Ok(aggregation::proxy::serve(self, call, &backend, body).await);
+        }
         if !call.info.is_resource {
             return self.serve_path(call, body).await;
         }
@@ -153,71 +156,6 @@ impl Server {
         let mut reply = self.verb(call, resource, body).await.unwrap_or_else(|s| respond::status(&s));
         respond::warn(&mut reply, &warnings.all());
         Ok(reply)
-    }
-
-    async fn identify(&self, parts: &Parts) -> Result<User, Status> {
-        for a in self.authenticators() {
-            if let Some(user) = a.authenticate(parts).await? {
-                return self.impersonated(user, parts);
-            }
-        }
-        // Something was shown that nobody recognised: not the same as nothing.
-        if parts.headers.contains_key(http::header::AUTHORIZATION) {
-            return Err(Status::unauthorized());
-        }
-        Ok(User::anonymous())
-    }
-
-    fn impersonated(&self, user: User, parts: &Parts) -> Result<User, Status> {
-        let all = |name: &str| -> Vec<String> {
-            parts.headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
-        };
-        let name = all("impersonate-user").into_iter().next();
-        let groups = all("impersonate-group");
-        let Some(name) = name else {
-            if groups.is_empty() {
-                return Ok(user);
-            }
-            return Err(Status::bad_request("requested groups without impersonating a user"));
-        };
-        let check = |resource: &str, name: &str| {
-            let mut r = RequestInfo {
-                verb: "impersonate".into(),
-                is_resource: true,
-                version: "v1".into(),
-                resource: resource.into(),
-                name: name.into(),
-                ..Default::default()
-            };
-            if resource == "serviceaccounts"
-                && let Some((ns, sa)) = name.trim_start_matches("system:serviceaccount:").split_once(':')
-            {
-                r.namespace = ns.into();
-                r.name = sa.into();
-            }
-            self.authorize(&user, &r)
-        };
-        let is_account = name.starts_with("system:serviceaccount:");
-        check(if is_account { "serviceaccounts" } else { "users" }, &name)?;
-        for g in &groups {
-            check("groups", g)?;
-        }
-        let mut as_groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-        if is_account && groups.is_empty() {
-            as_groups.push("system:serviceaccounts");
-        }
-        Ok(User::authenticated(&name, &as_groups))
-    }
-
-    /// Checks a request against the authorizers.
-    ///
-    /// # Errors
-    /// 403 in upstream's words.
-    pub fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), Status> {
-        match authz::decide(self.authorizers(), user, info) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(r) | Decision::NoOpinion(r) => Err(authz::forbidden(user, info, &r)),
-        }
     }
 
     async fn verb(self: &Arc<Self>, call: Call, resource: Arc<Resource>, body: Bytes) -> Result<Reply, Status> {

@@ -36,6 +36,8 @@ pub(crate) enum Vouched<'a> {
     BySystem,
     /// Those that this bundle, in PEM, vouches for.
     By(&'a str),
+    /// All.
+    ByNobody,
 }
 
 /// Connections to one other server.
@@ -51,6 +53,11 @@ impl Outbound {
         Outbound { tls: tls_of(vouched, identity), idle: Mutex::default() }
     }
 
+    /// The settings, for connections of another kind to the same server.
+    pub(crate) fn tls(&self) -> Result<Arc<rustls::ClientConfig>, String> {
+        self.tls.clone()
+    }
+
     /// Sends a request whose URI is absolute, and reads the answer. `address` says where the
     /// server is dialled; it is asked when no connection is kept.
     pub(crate) async fn send(
@@ -59,6 +66,17 @@ impl Outbound {
         body: Bytes,
         address: impl Future<Output = Result<(String, u16), String>>,
     ) -> Result<(StatusCode, Bytes), String> {
+        let (parts, body) = self.send_for_headers(head, body, address).await?;
+        Ok((parts.status, body))
+    }
+
+    /// As [`Outbound::send`], with the headers of the answer.
+    pub(crate) async fn send_for_headers(
+        &self,
+        head: &Parts,
+        body: Bytes,
+        address: impl Future<Output = Result<(String, u16), String>>,
+    ) -> Result<(http::response::Parts, Bytes), String> {
         // A kept connection may have been closed by the other end: then the call has not begun.
         while let Some(sender) = self.kept() {
             match self.call(sender, head, body.clone()).await {
@@ -81,7 +99,7 @@ impl Outbound {
         mut sender: Sender,
         head: &Parts,
         body: Bytes,
-    ) -> Result<Result<(StatusCode, Bytes), String>, hyper::Error> {
+    ) -> Result<Result<(http::response::Parts, Bytes), String>, hyper::Error> {
         let mut head = head.clone();
         let authority = head.uri.authority().map(|a| HeaderValue::from_str(a.as_str()));
         if let Some(Ok(authority)) = authority {
@@ -90,8 +108,8 @@ impl Outbound {
         head.uri = head.uri.path_and_query().map_or_else(|| Uri::from_static("/"), |p| Uri::from(p.clone()));
         sender.ready().await?;
         let response = sender.send_request(Request::from_parts(head, Full::new(body))).await?;
-        let status = response.status();
-        let answer = match Limited::new(response.into_body(), ANSWER_MAX).collect().await {
+        let (parts, body) = response.into_parts();
+        let answer = match Limited::new(body, ANSWER_MAX).collect().await {
             Ok(b) => b.to_bytes(),
             Err(e) => return Ok(Err(format!("its answer cannot be read: {e}"))),
         };
@@ -101,7 +119,7 @@ impl Outbound {
                 idle.push(sender);
             }
         }
-        Ok(Ok((status, answer)))
+        Ok(Ok((parts, answer)))
     }
 
     async fn dial(&self, url: &Uri, (address, port): (String, u16)) -> Result<Sender, String> {
@@ -158,6 +176,7 @@ fn tls_of(vouched: &Vouched<'_>, identity: Option<Arc<Current>>) -> Result<Arc<r
             return Ok(Arc::new(config));
         }
         Vouched::BySystem => Trust::Roots(system_roots()),
+        Vouched::ByNobody => Trust::Anyone,
     };
     tls::client_config(trust, identity, &[HTTP1]).map_err(|e| e.to_string())
 }

@@ -61,6 +61,12 @@ pub async fn serve(
                 pod["metadata"]["annotations"][k] = v.clone();
             }
         }
+        // What the pod says of itself stays.
+        for (k, v) in binding["metadata"]["labels"].as_object().into_iter().flatten() {
+            if pod["metadata"]["labels"].get(k).is_none() {
+                pod["metadata"]["labels"][k] = v.clone();
+            }
+        }
         Ok(pod)
     };
     server

@@ -7,6 +7,7 @@ mod node_proxy;
 mod proxy;
 mod reviews;
 mod scale;
+mod selectors;
 mod token;
 
 use std::sync::Arc;

@@ -26,9 +26,9 @@ pub struct Webhook {
     pub calls: Arc<AtomicUsize>,
 }
 
-/// Starts one, with a certificate for `names` of an authority of its own.
-pub async fn webhook(names: &[&str], judge: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Webhook {
-    let judge: Arc<Judge> = Arc::new(judge);
+/// TLS with a certificate for `names` of an authority of its own, which is given in base64; whoever
+/// connects may prove to be of `clients`, in PEM.
+pub fn acceptor(names: &[&str], clients: Option<&str>) -> (tokio_rustls::TlsAcceptor, String) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -37,10 +37,17 @@ pub async fn webhook(names: &[&str], judge: impl Fn(&Value) -> Value + Send + Sy
     let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
     let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
     let certified = tls::certified(&leaf.pem(), &key.serialize_pem()).unwrap();
-    let config = tls::listener_config(tls::roots(&leaf.pem()).unwrap(), tls::Current::new(certified)).unwrap();
+    let clients = tls::roots(clients.unwrap_or(&leaf.pem())).unwrap();
+    let config = tls::listener_config(clients, tls::Current::new(certified)).unwrap();
     let mut config = Arc::unwrap_or_clone(config);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    (tokio_rustls::TlsAcceptor::from(Arc::new(config)), authority)
+}
+
+/// Starts one, with a certificate for `names` of an authority of its own.
+pub async fn webhook(names: &[&str], judge: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Webhook {
+    let judge: Arc<Judge> = Arc::new(judge);
+    let (acceptor, authority) = acceptor(names, None);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (connections, calls) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());

@@ -6,7 +6,7 @@ use api::{Object, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use store::Revision;
 
-use crate::storage;
+use crate::storage::{self, Storage};
 
 /// One change of one object.
 #[derive(Debug)]
@@ -93,6 +93,7 @@ pub fn frame(kind: &str, object: &[u8]) -> Bytes {
 /// What a change in the store means to watchers, given the state before it and, where it is in
 /// memory already, the state after it. `None` for the deletion of something unknown.
 pub(super) fn event_of(
+    storage: &Storage,
     event: &store::Event,
     old: Option<Arc<Object>>,
     new: Option<&Arc<Object>>,
@@ -102,7 +103,7 @@ pub(super) fn event_of(
             let change = if storage::created(&event.key, bytes)? { Change::Added } else { Change::Modified };
             let object = match new {
                 Some(o) => o.clone(),
-                None => storage::decode(&event.key, bytes, event.revision)?,
+                None => storage.decode(&event.key, bytes, event.revision)?,
             };
             (object, change)
         }

@@ -2,7 +2,8 @@
 //!
 //! Read is what the last [`REVISIONS`] revisions did; of a resource, at most as many events are
 //! made into objects as its cache would keep. What cannot be told in full is not told: the
-//! history of a resource begins behind a deletion whose object was last written before that.
+//! history of a resource begins behind a deletion whose object was last written before that, and
+//! behind what is sealed with a key that is gone.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use api::{Object, Status};
 use store::{Revision, Store};
 
 use super::{CacheEvent, Change, HISTORY, Objects, Recent, event_of, prefix_of};
-use crate::storage;
+use crate::storage::{self, Storage};
 
 /// How many revisions are read back at a start: enough for the watches of clients that were
 /// connected when the server ended, and few enough to be read in milliseconds.
@@ -64,7 +65,7 @@ async fn begin(store: &dyn Store, after: Revision) -> Result<(store::Watch, Revi
 ///
 /// # Errors
 /// A value that does not decode.
-pub(super) fn rebuild(prefix: &str, past: &Past, objects: &Objects) -> Result<Recent, Status> {
+pub(super) fn rebuild(storage: &Storage, prefix: &str, past: &Past, objects: &Objects) -> Result<Recent, Status> {
     let mut oldest = past.oldest;
     let mut events: Vec<(Arc<str>, Arc<CacheEvent>)> = Vec::with_capacity(past.events.len());
     let mut states: HashMap<Arc<str>, Option<Arc<Object>>> = HashMap::new();
@@ -72,7 +73,10 @@ pub(super) fn rebuild(prefix: &str, past: &Past, objects: &Objects) -> Result<Re
         let key: Arc<str> = Arc::from(&event.key[prefix.len()..]);
         let old = states.get(&key).cloned().flatten();
         let current = objects.get(&key).filter(|o| o.revision() == event.revision);
-        let Some(event) = event_of(event, old, current)? else {
+        // Values from before a change of keys cannot be opened any more.
+        let readable = event.value.as_deref().is_none_or(|v| storage.can_open(v));
+        let known = if readable { event_of(storage, event, old, current)? } else { None };
+        let Some(event) = known else {
             oldest = event.revision;
             events.clear();
             states.insert(key, None);

@@ -8,30 +8,36 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{Caches, Subscription};
 use super::*;
+use crate::encryption::Keyring;
 
 const PREFIX: &str = "/registry/core/configmaps/";
 const OTHERS: &str = "/registry/core/secrets/";
 
-async fn caches(directory: &Path) -> (Arc<dyn Store>, Arc<Caches>) {
-    let store: Arc<dyn Store> = Arc::new(DurableStore::open(Options::new(directory)).unwrap());
+fn open(directory: &Path) -> Arc<Storage> {
+    let store = DurableStore::open(Options::new(directory)).unwrap();
+    Arc::new(Storage::new(Arc::new(store), Arc::new(Keyring::none())))
+}
+
+async fn caches(directory: &Path) -> (Arc<Storage>, Arc<Caches>) {
+    let store = open(directory);
     let caches = Caches::load(store.clone(), &[PREFIX.to_owned(), OTHERS.to_owned()]).await.unwrap();
     (store, caches)
 }
 
-async fn write(store: &dyn Store, prefix: &str, name: &str, text: &str, expect: Expect) -> Revision {
+async fn write(store: &Storage, prefix: &str, name: &str, text: &str, expect: Expect) -> Revision {
     let value = json!({"kind": "ConfigMap", "metadata": {"name": name, "namespace": "n"}, "data": {"text": text}});
     storage::write(store, prefix, &format!("n/{name}"), value, expect).await.unwrap().revision()
 }
 
-async fn create(store: &dyn Store, name: &str) -> Revision {
+async fn create(store: &Storage, name: &str) -> Revision {
     write(store, PREFIX, name, "created", Expect::Absent).await
 }
 
-async fn update(store: &dyn Store, name: &str, revision: Revision) -> Revision {
+async fn update(store: &Storage, name: &str, revision: Revision) -> Revision {
     write(store, PREFIX, name, "updated", Expect::Revision(revision)).await
 }
 
-async fn delete(store: &dyn Store, name: &str, revision: Revision) -> Revision {
+async fn delete(store: &Storage, name: &str, revision: Revision) -> Revision {
     storage::remove(store, PREFIX, &format!("n/{name}"), revision).await.unwrap()
 }
 
@@ -52,7 +58,7 @@ fn names(objects: &Objects) -> Vec<(String, Revision)> {
 #[tokio::test]
 async fn a_watch_from_before_a_restart_is_told_every_event_once() {
     let directory = tempfile::tempdir().unwrap();
-    let store = DurableStore::open(Options::new(directory.path())).unwrap();
+    let store = open(directory.path());
     let start = create(&store, "kept").await;
     let a = create(&store, "gone").await;
     let b = update(&store, "gone", a).await;
@@ -87,7 +93,7 @@ async fn a_watch_from_before_a_restart_is_told_every_event_once() {
     let cancel = CancellationToken::new();
     let (following, ended) = (caches.clone(), cancel.clone());
     let task = tokio::spawn(async move { following.run(ended).await });
-    let e = create(&*store, "later").await;
+    let e = create(&store, "later").await;
     let (change, event) = subscription.live.recv().await.unwrap();
     assert_eq!((change, event.event.revision), (Change::Added, e));
     cancel.cancel();
@@ -97,11 +103,11 @@ async fn a_watch_from_before_a_restart_is_told_every_event_once() {
 #[tokio::test]
 async fn a_watch_from_before_compaction_is_too_old() {
     let directory = tempfile::tempdir().unwrap();
-    let store = DurableStore::open(Options::new(directory.path())).unwrap();
+    let store = open(directory.path());
     let a = create(&store, "a").await;
     let b = update(&store, "a", a).await;
     let c = update(&store, "a", b).await;
-    store.compact(b).await.unwrap();
+    store.store().compact(b).await.unwrap();
     drop(store);
     let (_store, caches) = caches(directory.path()).await;
     assert!(watch(&caches, a).err().unwrap().is_gone());
@@ -114,9 +120,9 @@ async fn a_watch_from_before_compaction_is_too_old() {
 #[tokio::test]
 async fn history_begins_behind_a_deletion_of_what_is_not_known() {
     let directory = tempfile::tempdir().unwrap();
-    let store = DurableStore::open(Options::new(directory.path())).unwrap();
+    let store = open(directory.path());
     let a = create(&store, "a").await;
-    store.compact(a).await.unwrap();
+    store.store().compact(a).await.unwrap();
     let b = create(&store, "b").await;
     let deleted = delete(&store, "a", a).await;
     let c = create(&store, "c").await;
@@ -129,7 +135,7 @@ async fn history_begins_behind_a_deletion_of_what_is_not_known() {
 #[tokio::test]
 async fn no_more_events_are_kept_than_before_the_restart() {
     let directory = tempfile::tempdir().unwrap();
-    let store = DurableStore::open(Options::new(directory.path())).unwrap();
+    let store = open(directory.path());
     let first = create(&store, "a").await;
     let mut revision = first;
     for _ in 0..HISTORY {
@@ -139,7 +145,7 @@ async fn no_more_events_are_kept_than_before_the_restart() {
     {
         let (store, caches) = caches(directory.path()).await;
         assert_eq!(told(&caches, first).len(), HISTORY);
-        update(&*store, "a", revision).await;
+        update(&store, "a", revision).await;
     }
     let (_store, caches) = caches(directory.path()).await;
     assert!(watch(&caches, first).err().unwrap().is_gone());
