@@ -2,6 +2,8 @@
 //! file say the same things; the command line wins over the environment, that over the file.
 
 mod agent;
+mod audit;
+mod auth;
 mod check;
 mod completions;
 mod config_file;

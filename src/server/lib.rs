@@ -6,6 +6,7 @@
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
 //! * [`aggregation`] – API servers beside this one.
 //! * [`flow_control`] – who is served when all cannot be.  [`metrics`] – what is counted.
+//! * [`audit`] – what is recorded of requests.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -21,6 +22,7 @@
 pub mod admission;
 pub mod aggregation;
 pub mod api_services;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -39,6 +41,7 @@ mod outbound;
 pub mod paths;
 pub mod pki;
 pub mod registry;
+mod reloaded;
 pub mod request;
 pub mod served;
 pub mod service_endpoints;
@@ -85,8 +88,12 @@ pub struct Config {
     pub requests_inflight: (u32, u32),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// What is recorded of requests, and where.
+    pub audit: audit::Config,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
+    /// How callers are known, beside certificates and service accounts.
+    pub authentication: authn::Settings,
     /// Which admission plugins run.
     pub admission: admission::Settings,
 }
@@ -100,9 +107,11 @@ pub struct Server {
     table: served::Table,
     aggregation: aggregation::Aggregation,
     documents: openapi::Documents,
+    authentication: authn::Authentication,
     authorizers: OnceLock<authz::Chain>,
     flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
+    audit: Arc<audit::Audit>,
     pki: Arc<pki::Pki>,
     shutting_down: AtomicBool,
 }
@@ -138,6 +147,10 @@ impl Server {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
         };
+        let audit = audit::Audit::start(&config.audit, tasks, cancel).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+            Status::internal_plain(format!("{e}{cause}"))
+        })?;
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
         let registry = Registry::new(storage, caches.clone());
         let server = Arc::new(Server {
@@ -147,11 +160,13 @@ impl Server {
             table: served::Table::new(resources),
             aggregation: Default::default(),
             documents: Default::default(),
+            authentication: authn::Authentication::new(&config)?,
             authorizers: OnceLock::new(),
             flow_control: flow_control::FlowControl::new(
                 (config.requests_inflight.0 + config.requests_inflight.1).into(),
             ),
             tokens,
+            audit: Arc::new(audit),
             pki,
             shutting_down: AtomicBool::new(false),
             config,
@@ -163,6 +178,7 @@ impl Server {
         custom_resources::start(&server, tasks, cancel);
         aggregation::availability::restore(&server)?;
         aggregation::availability::start(&server, tasks, cancel);
+        authn::follow(&server, tasks, cancel)?;
         let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             let cancel = ended;
@@ -227,6 +243,11 @@ impl Server {
         &self.flow_control
     }
 
+    /// How callers are known.
+    pub(crate) fn authentication(&self) -> &authn::Authentication {
+        &self.authentication
+    }
+
     /// The authorizers; nobody may do anything before they are set.
     pub(crate) fn authorizers(&self) -> Option<&authz::Chain> {
         self.authorizers.get()
@@ -235,6 +256,11 @@ impl Server {
     /// Service account tokens.
     pub fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
+    }
+
+    /// What is recorded of requests.
+    pub fn audit(&self) -> &Arc<audit::Audit> {
+        &self.audit
     }
 
     /// Keys and certificates.

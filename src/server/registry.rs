@@ -23,6 +23,7 @@ use store::Expect;
 use self::deletion::{delete_preconditions, finished_deletion, marked_for_deletion};
 use self::prepare::{accept, keep_all_but_status, keep_system_metadata, place, preconditions};
 use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings};
+use crate::audit::Record;
 use crate::conversion::Conversions;
 use crate::metrics::admission::{Phase, Times};
 use crate::request::User;
@@ -65,6 +66,8 @@ pub struct WriteContext {
     pub field_manager: String,
     /// What admission warns of, whatever comes of the write.
     pub warnings: Arc<Warnings>,
+    /// Where the request is recorded, if it is.
+    pub audit: Option<Arc<Record>>,
     /// Whether admission has been passed already, by what a subresource is written with.
     pub admitted: bool,
 }
@@ -81,6 +84,7 @@ impl WriteContext {
             field_validation,
             field_manager,
             warnings: Arc::default(),
+            audit: None,
             admitted: false,
         }
     }
@@ -194,14 +198,14 @@ impl Registry {
         self.conversions.get().ok_or_else(|| Status::unavailable("the server is starting"))
     }
 
-    /// How long admission takes.
-    pub fn admission_times(&self) -> &Arc<Times> {
-        &self.times
-    }
-
     /// What everything is stored in.
     pub fn storage(&self) -> &Storage {
         &self.storage
+    }
+
+    /// How long admission takes.
+    pub fn admission_times(&self) -> &Arc<Times> {
+        &self.times
     }
 
     /// The caches.
@@ -300,6 +304,7 @@ impl Registry {
             dry_run: ctx.dry_run,
             options: ctx.options(operation),
             warnings: &ctx.warnings,
+            audit: ctx.audit.as_deref(),
             reinvocation: Reinvocation::default(),
         }
     }
@@ -714,7 +719,9 @@ impl Registry {
         if !ctx.admitted {
             self.admit_validate(&attributes, Some(&new), Some(old)).await?;
         }
-        warnings.extend(strategy.warnings(&new));
+        if subresource.is_empty() {
+            warnings.extend(strategy.update_warnings(&new, old));
+        }
         if let Some(m) = managed {
             new["metadata"]["managedFields"] = m;
         }

@@ -5,7 +5,7 @@
 //!   answer.  [`crate::webhook_client`] – how it is reached.
 //!
 //! Mutating webhooks are called one after the other, in the order of their configurations' names;
-//! validating ones all at once. There are no audit annotations: nothing audits here.
+//! validating ones all at once.
 
 mod hook;
 mod patch;
@@ -19,7 +19,7 @@ use std::time::Instant;
 use api::Status;
 use async_trait::async_trait;
 use futures::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::hook::{Failure, Hook};
 use super::dynamic::compiled::Compiled;
@@ -45,7 +45,7 @@ impl Mutating {
     async fn one(
         &self,
         server: &Arc<Server>,
-        hook: &Hook,
+        (index, hook): (usize, &Hook),
         a: &Attributes<'_>,
         object: &mut Value,
         old: Option<&Value>,
@@ -54,7 +54,7 @@ impl Mutating {
         let request = Request { attributes: a, shown: shown.clone(), object: Some(object), old };
         let answer = match asked(server, hook, Phase::Admit, &request).await {
             Ok(answer) => answer,
-            Err(failure) => return settle(hook, failure),
+            Err(failure) => return settle((index, hook), "mutating", a, failure),
         };
         let mut changed = match &answer {
             Some(answer) => patch::apply(answer, &request)?,
@@ -66,7 +66,11 @@ impl Mutating {
             let conversions = server.registry().conversions()?;
             *new = conversions.convert_one(webhook, &a.resource.api_version(), new.take()).await?;
         }
-        if let Some(new) = changed.filter(|new| new != object) {
+        let changed = changed.filter(|new| new != object);
+        let round = round_of(a, index);
+        let said = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed.is_some()});
+        a.annotate(&format!("mutation.webhook.admission.k8s.io/{round}"), said.to_string());
+        if let Some(new) = changed {
             *object = new;
             a.reinvocation.changed(&hook.id);
         }
@@ -93,11 +97,10 @@ impl Admission for Mutating {
         if second {
             a.reinvocation.compare(object);
         }
-        for configuration in self.hooks.all(&server)? {
-            for hook in configuration.iter() {
-                if !second || a.reinvocation.wants(&hook.id) {
-                    self.one(&server, hook, a, object, old).await?;
-                }
+        let configurations = self.hooks.all(&server)?;
+        for (index, hook) in configurations.iter().flat_map(|c| c.iter()).enumerate() {
+            if !second || a.reinvocation.wants(&hook.id) {
+                self.one(&server, (index, hook), a, object, old).await?;
             }
         }
         Ok(())
@@ -129,20 +132,25 @@ impl Admission for Validating {
         let server = alive(&self.server)?;
         let configurations = self.hooks.all(&server)?;
         let mut about = Vec::new();
-        for hook in configurations.iter().flat_map(|c| c.iter()) {
+        for (index, hook) in configurations.iter().flat_map(|c| c.iter()).enumerate() {
             if let Some(shown) = hook.matches(&server, a, object, old).await? {
-                about.push((hook, Request { attributes: a, shown, object, old }));
+                about.push(((index, hook), Request { attributes: a, shown, object, old }));
             }
         }
         let answers =
-            join_all(about.iter().map(|(hook, request)| asked(&server, hook, Phase::Validate, request))).await;
+            join_all(about.iter().map(|((_, hook), request)| asked(&server, hook, Phase::Validate, request))).await;
         for ((hook, _), answer) in about.iter().zip(answers) {
             if let Err(failure) = answer {
-                settle(hook, failure)?;
+                settle(*hook, "validating", a, failure)?;
             }
         }
         Ok(())
     }
+}
+
+/// A call, as audit annotations name it.
+fn round_of(a: &Attributes<'_>, index: usize) -> String {
+    format!("round_{}_index_{index}", u8::from(a.reinvocation.is_second()))
 }
 
 /// Asks a webhook, and counts how that went.
@@ -166,11 +174,13 @@ async fn asked(
 }
 
 /// What a failure of a webhook means for the write.
-fn settle(hook: &Hook, failure: Failure) -> Result<(), Status> {
+fn settle((index, hook): (usize, &Hook), kind: &str, a: &Attributes<'_>, failure: Failure) -> Result<(), Status> {
     match failure {
         Failure::Refused(status) => Err(status),
         Failure::Call(why) if hook.ignores_failures => {
             tracing::warn!(webhook = hook.name, error = why, "a webhook failed; its failure policy ignores that");
+            let key = format!("failed-open.{kind}.webhook.admission.k8s.io/{}", round_of(a, index));
+            a.annotate(&key, hook.name.clone());
             Ok(())
         }
         Failure::Call(why) => Err(Status::internal(format!("failed calling webhook {:?}: {why}", hook.name))),

@@ -39,9 +39,8 @@ impl Wishes {
         let size = body.size_hint().exact();
         let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|t| t == "application/json");
         let to_protobuf = self.protobuf && is_json && size.is_some();
-        let plain = !parts.headers.contains_key(CONTENT_ENCODING);
-        let compress = self.gzip && plain && size.is_some_and(|n| n > COMPRESS_FROM);
-        if !to_protobuf && !compress {
+        let compress = self.gzip && size.is_some_and(|n| n > COMPRESS_FROM);
+        if !to_protobuf && (!compress || parts.headers.contains_key(CONTENT_ENCODING)) {
             return Reply::from_parts(parts, body);
         }
         let Ok(collected) = body.collect().await;

@@ -12,12 +12,14 @@ pub mod respond;
 mod tests;
 pub mod watch;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use api::codec::Decoded;
 use api::field::FieldError;
 use api::{Resource, Status, Subresource};
 use bytes::Bytes;
+use futures::FutureExt;
 use http::Request;
 use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
@@ -29,10 +31,13 @@ use self::respond::{IncludeObject, Reply};
 use crate::Server;
 use crate::admission::Warnings;
 use crate::aggregation;
+use crate::audit::{self, Record};
 use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
 use crate::request::{Query, RequestInfo, User, single_name};
 use crate::subresources;
 
+/// What a client is told whose request ended in a panic; the log has the rest.
+pub const PANICKED: &str = "This request caused apiserver to panic. Look in the logs for details.";
 /// Server-side apply.
 const APPLY: &str = "application/apply-patch+yaml";
 /// Longest name of a field manager.
@@ -69,6 +74,8 @@ pub struct Call {
     pub user: User,
     /// What admission warns of; the reply carries it, whatever comes of the request.
     pub warnings: Arc<Warnings>,
+    /// Where the request is recorded, if it is.
+    pub audit: Option<Arc<Record>>,
 }
 
 impl Call {
@@ -92,7 +99,8 @@ pub type RequestBody = axum::body::Body;
 impl Server {
     /// Serves one request.
     pub async fn serve(self: &Arc<Self>, request: Request<RequestBody>) -> Reply {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let id = audit::name(&mut parts);
         let wishes = encoding::Wishes::of(&parts.headers);
         let arrival = Arrival::of(parts);
         let limit = deadline::of(&arrival.query, &arrival.info);
@@ -100,40 +108,62 @@ impl Server {
         let observed = requests.begin(self, &arrival.parts, &arrival.info, &arrival.query);
         let server = self.clone();
         let answer = async move { server.route(arrival, body).await.unwrap_or_else(|s| respond::status(&s)) };
-        let reply = match limit {
+        let mut reply = match limit {
             Ok(Some(limit)) => deadline::within(limit, answer).await,
             Ok(None) => answer.await,
             Err(s) => respond::status(&s),
         };
         requests.end(&observed, &reply);
+        audit::show_name(&mut reply, id);
         wishes.fulfil(reply).await
     }
 
     /// Serves a request of a user that is known already: a caller in the same process.
     pub async fn serve_as(self: &Arc<Self>, user: User, request: Request<RequestBody>) -> Reply {
         let (parts, body) = request.into_parts();
-        self.route_as(user, Arrival::of(parts), body).await.unwrap_or_else(|s| respond::status(&s))
+        self.route_as(user, Arrival::of(parts), body).await
     }
 
     async fn route(self: &Arc<Self>, mut arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
-        let user = self.identify(&mut arrival.parts).await?;
+        let user = match self.identify(&mut arrival.parts).await {
+            Ok(user) => user,
+            Err(s) => {
+                self.audit().unidentified(&arrival.parts, &s).await;
+                return Err(s);
+            }
+        };
         let admitted = match self.flow_control().admit(self, &user, &arrival.info, &arrival.query).await {
             Ok(admitted) => admitted,
             Err(refused) => return Ok(refused),
         };
         // Of a watch, only the beginning takes a seat: that of its answer.
-        let mut reply = self.route_as(user, arrival, body).await.unwrap_or_else(|s| respond::status(&s));
+        let mut reply = self.route_as(user, arrival, body).await;
         if let Some(admitted) = admitted {
             admitted.mark(&mut reply);
         }
         Ok(reply)
     }
 
-    async fn route_as(self: &Arc<Self>, user: User, arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
+    async fn route_as(self: &Arc<Self>, user: User, arrival: Arrival, body: RequestBody) -> Reply {
         let Arrival { parts, query, info } = arrival;
-        self.authorize(&user, &info).await?;
-        let warnings = Arc::<Warnings>::default();
-        let mut call = Call { parts, query, info, user, warnings: warnings.clone() };
+        let audit = self.audit().begin(&user, &info, &parts).await;
+        let long = deadline::is_long_running(&info);
+        let call = Call { parts, query, info, user, warnings: Arc::default(), audit: audit.clone() };
+        let served = AssertUnwindSafe(self.dispatch(call, body)).catch_unwind().await;
+        let Some(record) = audit else {
+            let panicked = |_| Err(Status::internal_plain(PANICKED));
+            return served.unwrap_or_else(panicked).unwrap_or_else(|s| respond::status(&s));
+        };
+        let Ok(reply) = served else { return record.panicked() };
+        let reply = reply.unwrap_or_else(|s| {
+            record.failed(&s);
+            respond::status(&s)
+        });
+        record.answer(reply, long).await
+    }
+
+    async fn dispatch(self: &Arc<Self>, mut call: Call, body: RequestBody) -> Result<Reply, Status> {
+        self.authorize_recorded(&call.user, &call.info, call.audit.as_deref()).await?;
         if let Some(backend) = self.aggregation().backend_of(&call.info.path) {
             return Ok(aggregation::proxy::serve(self, call, &backend, body).await);
         }
@@ -149,11 +179,20 @@ impl Server {
             return subresources::connect(self, call, &resource, body).await;
         }
         let body = read_body(body).await?;
+        if let Some(record) = &call.audit {
+            record.request(&body, |b| decode_tree(&call, b).ok());
+        }
         // The name in a field selector is for authorization only; that in an old watch path selects.
         if !call.info.field_selector.is_empty() {
             call.info.name.clear();
         }
-        let mut reply = self.verb(call, resource, body).await.unwrap_or_else(|s| respond::status(&s));
+        let (warnings, record) = (call.warnings.clone(), call.audit.clone());
+        let mut reply = self.verb(call, resource, body).await.unwrap_or_else(|s| {
+            if let Some(r) = &record {
+                r.failed(&s);
+            }
+            respond::status(&s)
+        });
         respond::warn(&mut reply, &warnings.all());
         Ok(reply)
     }
@@ -206,6 +245,9 @@ impl Server {
             }
             "create" | "update" | "patch" => {
                 let written = self.write(&call, &resource, &body).await?;
+                if let Some(record) = &call.audit {
+                    record.names(&written.object);
+                }
                 let code = if written.created { 201 } else { 200 };
                 let object = self.registry().conversions()?.served_one(&resource, written.object).await?;
                 let mut reply = respond::object(code, accepted, &resource, &object, include);
@@ -271,6 +313,7 @@ impl Server {
     pub fn write_context(&self, call: &Call) -> Result<WriteContext, Status> {
         let mut ctx = WriteContext::new(call.user.clone());
         ctx.warnings = call.warnings.clone();
+        ctx.audit = call.audit.clone();
         ctx.field_validation = match call.query.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
             Some("Ignore") => FieldValidation::Ignore,
