@@ -16,11 +16,13 @@ use api::{Object, Status};
 use imbl::OrdMap;
 use store::Revision;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::encryption::split;
 use crate::storage::{self, Storage};
 
+mod ages;
 mod event;
 mod history;
 
@@ -262,6 +264,7 @@ pub struct Caches {
     storage: Arc<Storage>,
     by_prefix: RwLock<HashMap<String, Arc<Cache>>>,
     applied: watch::Sender<Revision>,
+    ages: Mutex<ages::Ages>,
 }
 
 impl std::fmt::Debug for Caches {
@@ -297,7 +300,12 @@ impl Caches {
             let state = Mutex::new(State { objects, revision, recent, watchers: Vec::new(), loading: None });
             by_prefix.insert(prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state }));
         }
-        Ok(Arc::new(Caches { storage, by_prefix: RwLock::new(by_prefix), applied: watch::Sender::new(revision) }))
+        Ok(Arc::new(Caches {
+            storage,
+            by_prefix: RwLock::new(by_prefix),
+            applied: watch::Sender::new(revision),
+            ages: Mutex::default(),
+        }))
     }
 
     /// Begins to hold a key space that was not known at the start; one that is held stays.
@@ -338,6 +346,15 @@ impl Caches {
     /// The revision up to which every cache has followed the store.
     pub fn applied(&self) -> Revision {
         *self.applied.borrow()
+    }
+
+    /// Whether the state at a revision is still shown; see [`ages`].
+    ///
+    /// # Errors
+    /// 410 for one that was superseded too long ago.
+    pub fn kept(&self, revision: Revision) -> Result<(), Status> {
+        let oldest = self.ages.lock().unwrap_or_else(|e| e.into_inner()).oldest(Instant::now());
+        if revision < oldest { Err(too_old(revision, oldest)) } else { Ok(()) }
     }
 
     /// Waits until the caches show everything that the store has acknowledged, and returns
@@ -409,6 +426,7 @@ impl Caches {
                 }
                 self.applied.send_replace(event.revision);
             }
+            self.ages.lock().unwrap_or_else(|e| e.into_inner()).note(Instant::now(), self.applied());
         }
     }
 }

@@ -119,6 +119,7 @@ impl Registry {
             }
             At::Exact(r) => {
                 self.caches.reached(r).await?;
+                self.caches.kept(r)?;
                 (cache.objects_at(r)?, r)
             }
         };
