@@ -34,6 +34,7 @@ pub fn builtin() -> Vec<Arc<Resource>> {
     storage(&mut all);
     admission(&mut all);
     small_groups(&mut all);
+    flow_control(&mut all);
     extensions(&mut all);
     all.into_iter().map(|e| Arc::new(e.resource)).collect()
 }
@@ -351,6 +352,11 @@ fn admission(all: &mut Vec<Entry>) {
         kind("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
         kind("ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
     ]);
+}
+
+fn flow_control(all: &mut Vec<Entry>) {
+    let kind = |kind, plural| cluster("flowcontrol.apiserver.k8s.io", "v1", kind, plural).generation().status();
+    all.extend([kind("FlowSchema", "flowschemas"), kind("PriorityLevelConfiguration", "prioritylevelconfigurations")]);
 }
 
 fn extensions(all: &mut Vec<Entry>) {

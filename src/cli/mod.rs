@@ -2,6 +2,7 @@
 //! file say the same things; the command line wins over the environment, that over the file.
 
 mod agent;
+mod audit;
 mod check;
 mod completions;
 mod config_file;

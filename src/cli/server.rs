@@ -79,9 +79,17 @@ pub struct Flags {
     /// An `AdmissionConfiguration`: what the admission plugins are configured with.
     #[arg(long, env = "SAMPAN_ADMISSION_CONTROL_CONFIG_FILE")]
     admission_control_config_file: Option<PathBuf>,
+    /// How many requests that read are served at once; flow control divides them.
+    #[arg(long, env = "SAMPAN_MAX_REQUESTS_INFLIGHT", default_value_t = 400)]
+    max_requests_inflight: u32,
+    /// How many requests that write are served at once, in addition.
+    #[arg(long, env = "SAMPAN_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200)]
+    max_mutating_requests_inflight: u32,
     /// Run no workloads on this machine.
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,
+    #[command(flatten)]
+    audit: super::audit::Flags,
     #[command(flatten)]
     agent: node::Flags,
     /// Log more.
@@ -108,6 +116,9 @@ fn check(flags: &Flags) -> Result<()> {
         bail!("--cluster-cidr {} and --service-cidr {} overlap", flags.cluster_cidr, flags.service_cidr);
     }
     let prefix = flags.cluster_cidr.prefix_len();
+    if flags.max_requests_inflight + flags.max_mutating_requests_inflight == 0 {
+        bail!("--max-requests-inflight and --max-mutating-requests-inflight are both 0: nobody would be served");
+    }
     if flags.node_cidr_mask_size <= prefix || flags.node_cidr_mask_size > flags.cluster_cidr.max_prefix_len() {
         bail!(
             "--node-cidr-mask-size {} must be longer than the prefix of --cluster-cidr {}",
@@ -176,13 +187,16 @@ async fn serve(flags: &Flags) -> Result<()> {
         service_cidr: flags.service_cidr,
         cluster_domain: flags.cluster_domain.clone(),
         node_ports: flags.service_node_port_range,
+        requests_inflight: (flags.max_requests_inflight, flags.max_mutating_requests_inflight),
         join_secrets: JoinSecrets::load_or_create(&data, &pki, flags.token.as_deref(), flags.agent_token.as_deref())?,
+        audit: flags.audit.config(&data),
         keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
         admission,
     };
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;
     server::bootstrap::run(&api).await?;
+    tasks.spawn(server::flow_control::configuration::run(api.clone(), cancel.clone()));
     tasks.spawn(server::serving::serve(api.clone(), listener, pki.server_config()?, cancel.clone()));
     let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
     let url = format!("https://{}", SocketAddr::new(local, port));

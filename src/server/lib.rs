@@ -5,6 +5,8 @@
 //! * [`served`] – the table of resources.  [`custom_resources`] – definitions at work.
 //! * [`conversion`] – webhooks that convert custom resources.  [`webhook_client`] – how webhooks are called.
 //! * [`aggregation`] – API servers beside this one.
+//! * [`flow_control`] – who is served when all cannot be.  [`metrics`] – what is counted.
+//! * [`audit`] – what is recorded of requests.
 //! * [`authn`], [`authz`], [`admission`] – who, may they, and the last word before a write.
 //! * [`pki`] – certificate authorities, leaves, service account keys.  [`join`] – machines become nodes.
 //! * [`local`] – `client::Api` in process: the same pipeline without a socket.
@@ -20,6 +22,7 @@
 pub mod admission;
 pub mod aggregation;
 pub mod api_services;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -27,10 +30,12 @@ mod conversion;
 pub mod custom_resources;
 pub mod discovery;
 pub mod encryption;
+pub mod flow_control;
 mod forward;
 pub mod http;
 pub mod join;
 pub mod local;
+pub mod metrics;
 pub mod openapi;
 mod outbound;
 pub mod paths;
@@ -78,8 +83,12 @@ pub struct Config {
     pub cluster_domain: String,
     /// Node ports, first and last.
     pub node_ports: (u16, u16),
+    /// How many requests that read, and that write, are served at once.
+    pub requests_inflight: (u32, u32),
     /// What machines may join with.
     pub join_secrets: authn::join_tokens::JoinSecrets,
+    /// What is recorded of requests, and where.
+    pub audit: audit::Config,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
     /// Which admission plugins run.
@@ -91,11 +100,14 @@ pub struct Server {
     config: Config,
     address: String,
     registry: Registry,
+    metrics: metrics::Metrics,
     table: served::Table,
     aggregation: aggregation::Aggregation,
     documents: openapi::Documents,
     authorizers: OnceLock<authz::Chain>,
+    flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
+    audit: Arc<audit::Audit>,
     pki: Arc<pki::Pki>,
     shutting_down: AtomicBool,
 }
@@ -131,15 +143,25 @@ impl Server {
             IpAddr::V6(a) => format!("[{a}]:{}", config.port),
             IpAddr::V4(a) => format!("{a}:{}", config.port),
         };
+        let audit = audit::Audit::start(&config.audit, tasks, cancel).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+            Status::internal_plain(format!("{e}{cause}"))
+        })?;
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
+        let registry = Registry::new(storage, caches.clone());
         let server = Arc::new(Server {
             address,
-            registry: Registry::new(storage, caches.clone()),
+            metrics: metrics::Metrics { admission: registry.admission_times().clone(), ..Default::default() },
+            registry,
             table: served::Table::new(resources),
             aggregation: Default::default(),
             documents: Default::default(),
             authorizers: OnceLock::new(),
+            flow_control: flow_control::FlowControl::new(
+                (config.requests_inflight.0 + config.requests_inflight.1).into(),
+            ),
             tokens,
+            audit: Arc::new(audit),
             pki,
             shutting_down: AtomicBool::new(false),
             config,
@@ -210,6 +232,11 @@ impl Server {
         self.table.current().resource(group, version, plural)
     }
 
+    /// Flow control.
+    pub fn flow_control(&self) -> &flow_control::FlowControl {
+        &self.flow_control
+    }
+
     /// The authorizers; nobody may do anything before they are set.
     pub(crate) fn authorizers(&self) -> Option<&authz::Chain> {
         self.authorizers.get()
@@ -218,6 +245,11 @@ impl Server {
     /// Service account tokens.
     pub fn tokens(&self) -> &Arc<Tokens> {
         &self.tokens
+    }
+
+    /// What is recorded of requests.
+    pub fn audit(&self) -> &Arc<audit::Audit> {
+        &self.audit
     }
 
     /// Keys and certificates.
@@ -251,35 +283,9 @@ impl Server {
         })
     }
 
-    /// The metrics in the text exposition format.
-    pub fn metrics_text(&self) -> String {
-        let caches = self.registry.caches();
-        let mut text = String::from(
-            "# HELP apiserver_storage_objects Number of stored objects at the time of last check split by kind.\n\
-             # TYPE apiserver_storage_objects gauge\n",
-        );
-        let mut watchers = String::from(
-            "# HELP apiserver_longrunning_requests Gauge of all active long-running apiserver requests.\n\
-             # TYPE apiserver_longrunning_requests gauge\n",
-        );
-        for r in self.resources().iter().filter(|r| r.stored) {
-            let Some(cache) = caches.get(&storage::prefix(r)) else { continue };
-            let name = api::status::qualified(&r.group, &r.plural);
-            text += &format!("apiserver_storage_objects{{resource={name:?}}} {}\n", cache.objects().len());
-            let n = cache.watchers();
-            if n > 0 {
-                watchers += &format!(
-                    "apiserver_longrunning_requests{{group={:?},resource={:?},verb=\"WATCH\",version={:?}}} {n}\n",
-                    r.group, r.plural, r.version
-                );
-            }
-        }
-        text + &watchers
-            + &format!(
-                "# HELP sampan_store_revision The revision of the latest write that the watch cache shows.\n\
-                 # TYPE sampan_store_revision gauge\nsampan_store_revision {}\n",
-                caches.applied()
-            )
+    /// What is counted.
+    pub fn metrics(&self) -> &metrics::Metrics {
+        &self.metrics
     }
 
     /// Whether the server is about to end.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use api::codec::Decoded;
-use api::{Object, Status};
+use api::{Object, Resource, Status};
 use async_trait::async_trait;
 use bytes::Bytes;
 use client::api::{Call, Event, Gvr, List, ListParams, PatchKind, Verb, Watch, percent_encode};
@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 
 use crate::Server;
+use crate::audit::Record;
 use crate::http::respond::Reply;
 use crate::http::watch::{Start, subscribe};
 use crate::registry::{At, DeleteOptions, Selection, WriteContext};
@@ -69,13 +70,24 @@ impl Local {
         }
     }
 
-    /// A list or watch of one name is authorized for that name, as over HTTP.
+    /// A list or watch of one name is authorized for that name, as over HTTP. Its record ends here.
     async fn authorized_to_read_many(&self, verb: &str, gvr: &Gvr, params: &ListParams) -> Result<(), Status> {
         let name = crate::request::single_name(&params.field_selector).unwrap_or_default();
         let info = self.info(verb, gvr, &params.namespace, &name, "");
         let selectors = (params.field_selector.clone(), params.label_selector.clone());
         let info = RequestInfo { field_selector: selectors.0, label_selector: selectors.1, ..info };
-        self.server.authorize(&self.user, &info).await
+        let record = self.server.audit().begin_local(&self.user, &info).await;
+        let allowed = self.server.authorize_recorded(&self.user, &info, record.as_deref()).await;
+        match (record, &allowed) {
+            (None, _) => {}
+            (Some(r), Ok(())) if verb == "watch" => r.started(200),
+            (Some(r), Ok(())) => r.complete(200),
+            (Some(r), Err(s)) => {
+                r.failed(s);
+                r.complete(s.code);
+            }
+        }
+        allowed
     }
 
     /// Subresources and virtual resources have their own handlers: the call goes through the
@@ -130,6 +142,56 @@ impl Local {
         });
         Ok(rx)
     }
+
+    /// A call that needs no handler of its own.
+    async fn plain(
+        &self,
+        call: Call,
+        resource: &Resource,
+        info: &RequestInfo,
+        audit: Option<Arc<Record>>,
+    ) -> Result<Arc<Object>, Status> {
+        self.server.authorize_recorded(&self.user, info, audit.as_deref()).await?;
+        let ctx = WriteContext { audit, ..WriteContext::new(self.user.clone()) };
+        let registry = self.server.registry();
+        let (ns, name, sub) = (call.namespace.as_str(), call.name.as_str(), call.subresource.as_str());
+        let body = call.body.unwrap_or_default();
+        match call.verb {
+            Verb::Get => registry.get(resource, ns, name).await,
+            Verb::Create => {
+                let decoded = api::codec::decode(&body, false, &resource.schema)?;
+                Ok(registry.create(&ctx, resource, ns, name, decoded).await?.object)
+            }
+            Verb::Update => {
+                let d = api::codec::decode(&body, false, &resource.schema)?;
+                let change = |_: &serde_json::Value| {
+                    Ok(Decoded { value: d.value.clone(), unknown: Vec::new(), duplicate: Vec::new() })
+                };
+                let create = sub.is_empty() && resource.strategy.creates_on_update();
+                Ok(registry.update(&ctx, resource, ns, name, sub, create, &change).await?.object)
+            }
+            Verb::Patch(kind) => {
+                let patch = api::codec::parse_tree(&body, false)?;
+                let change = |current: &serde_json::Value| {
+                    let merged = match kind {
+                        PatchKind::Json => api::patch::json(current, &patch)?,
+                        PatchKind::Merge => api::patch::merge(current, &patch),
+                        PatchKind::Strategic => api::patch::strategic(&resource.schema, current, &patch)?,
+                    };
+                    api::codec::check(merged, &resource.schema)
+                };
+                Ok(registry.update(&ctx, resource, ns, name, sub, false, &change).await?.object)
+            }
+            Verb::Delete | Verb::DeleteCollection => {
+                let options = if body.is_empty() {
+                    Default::default()
+                } else {
+                    DeleteOptions::from_value(&api::codec::parse_tree(&body, false)?)?
+                };
+                Ok(registry.delete(&ctx, resource, ns, name, &options).await?.object().clone())
+            }
+        }
+    }
 }
 
 /// An answer, if it is no refusal.
@@ -160,46 +222,14 @@ impl client::Api for Local {
             return self.through_http(call).await;
         }
         let info = self.info(verb_name(call.verb), &call.gvr, &call.namespace, &call.name, &call.subresource);
-        self.server.authorize(&self.user, &info).await?;
-        let ctx = WriteContext::new(self.user.clone());
-        let registry = self.server.registry();
-        let (ns, name, sub) = (call.namespace.as_str(), call.name.as_str(), call.subresource.as_str());
-        let body = call.body.unwrap_or_default();
-        match call.verb {
-            Verb::Get => registry.get(&resource, ns, name).await,
-            Verb::Create => {
-                let decoded = api::codec::decode(&body, false, &resource.schema)?;
-                Ok(registry.create(&ctx, &resource, ns, name, decoded).await?.object)
-            }
-            Verb::Update => {
-                let d = api::codec::decode(&body, false, &resource.schema)?;
-                let change = |_: &serde_json::Value| {
-                    Ok(Decoded { value: d.value.clone(), unknown: Vec::new(), duplicate: Vec::new() })
-                };
-                let create = sub.is_empty() && resource.strategy.creates_on_update();
-                Ok(registry.update(&ctx, &resource, ns, name, sub, create, &change).await?.object)
-            }
-            Verb::Patch(kind) => {
-                let patch = api::codec::parse_tree(&body, false)?;
-                let change = |current: &serde_json::Value| {
-                    let merged = match kind {
-                        PatchKind::Json => api::patch::json(current, &patch)?,
-                        PatchKind::Merge => api::patch::merge(current, &patch),
-                        PatchKind::Strategic => api::patch::strategic(&resource.schema, current, &patch)?,
-                    };
-                    api::codec::check(merged, &resource.schema)
-                };
-                Ok(registry.update(&ctx, &resource, ns, name, sub, false, &change).await?.object)
-            }
-            Verb::Delete | Verb::DeleteCollection => {
-                let options = if body.is_empty() {
-                    Default::default()
-                } else {
-                    DeleteOptions::from_value(&api::codec::parse_tree(&body, false)?)?
-                };
-                Ok(registry.delete(&ctx, &resource, ns, name, &options).await?.object().clone())
-            }
-        }
+        let Some(record) = self.server.audit().begin_local(&self.user, &info).await else {
+            return self.plain(call, &resource, &info, None).await;
+        };
+        record.request(call.body.as_ref().unwrap_or(&Bytes::new()), |_| None);
+        let success = if call.verb == Verb::Create { 201 } else { 200 };
+        let result = self.plain(call, &resource, &info, Some(record.clone())).await;
+        record.called(&result, success);
+        result
     }
 
     async fn list(&self, gvr: &Gvr, params: &ListParams) -> Result<List, Status> {

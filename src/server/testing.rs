@@ -19,6 +19,7 @@ use crate::{Config, Server};
 /// The server, and what must live as long as it.
 pub struct Testing {
     pub server: Arc<Server>,
+    tasks: TaskTracker,
     cancel: CancellationToken,
     _keys: tempfile::TempDir,
 }
@@ -32,6 +33,11 @@ impl Drop for Testing {
 impl Testing {
     /// A server with the objects that every cluster starts with.
     pub async fn start() -> Testing {
+        Testing::auditing(Default::default()).await
+    }
+
+    /// The same, which records requests.
+    pub async fn auditing(audit: crate::audit::Config) -> Testing {
         let keys = tempfile::tempdir().unwrap();
         let pki = Arc::new(crate::pki::Pki::load_or_create(keys.path(), &["localhost".to_owned()]).unwrap());
         let config = Config {
@@ -42,15 +48,25 @@ impl Testing {
             service_cidr: "10.43.0.0/16".parse().unwrap(),
             cluster_domain: "cluster.local".to_owned(),
             node_ports: (30000, 32767),
+            requests_inflight: (400, 200),
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
+            audit,
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
             admission: crate::admission::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());
-        let server = Server::start(config, store, pki, &TaskTracker::new(), &cancel).await.unwrap();
+        let tasks = TaskTracker::new();
+        let server = Server::start(config, store, pki, &tasks, &cancel).await.unwrap();
         crate::bootstrap::run(&server).await.unwrap();
-        Testing { server, cancel, _keys: keys }
+        Testing { server, tasks, cancel, _keys: keys }
+    }
+
+    /// Ends the server, and waits for what it has begun.
+    pub async fn end(self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// One call; `path` is `<namespace>/<name>[/<subresource>]`, the namespace `-` for none.

@@ -135,6 +135,16 @@ impl Cache {
         self.lock().objects.clone()
     }
 
+    /// Number of objects.
+    pub fn len(&self) -> usize {
+        self.lock().objects.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The objects at exactly `revision`.
     ///
     /// # Errors

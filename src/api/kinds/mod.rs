@@ -9,6 +9,7 @@ mod certificate;
 mod cluster;
 mod config;
 mod container;
+pub mod flow_control;
 mod limits;
 mod networking;
 mod node;
@@ -84,6 +85,8 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
             Arc::new(admissionregistration::PolicyBinding)
         }
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => Arc::new(flow_control::FlowSchema),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => Arc::new(flow_control::PriorityLevel),
         ("node.k8s.io", "RuntimeClass") => Arc::new(rows::Row(rows::runtime_class)),
         _ => Arc::new(Plain),
     }

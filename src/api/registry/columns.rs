@@ -57,6 +57,10 @@ pub(super) fn of(kind: &str) -> Vec<Column> {
         "Deployment" => &["Name", "Ready", "Up-to-date", "Available", "Age", "+Containers", "+Images", "+Selector"],
         "StatefulSet" => &["Name", "Ready", "Age", "+Containers", "+Images"],
         "ControllerRevision" => &["Name", "Controller", "Revision", "Age"],
+        "FlowSchema" => &["Name", "PriorityLevel", "MatchingPrecedence", "DistinguisherMethod", "Age", "MissingPL"],
+        "PriorityLevelConfiguration" => {
+            &["Name", "Type", "NominalConcurrencyShares", "Queues", "HandSize", "QueueLengthLimit", "Age"]
+        }
         "Job" => &["Name", "Status", "Completions", "Duration", "Age", "+Containers", "+Images", "+Selector"],
         "CronJob" => &[
             "Name",

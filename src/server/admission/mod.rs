@@ -9,6 +9,7 @@ use api::{Resource, Status};
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::audit::Record;
 use crate::request::User;
 
 /// What kind of write it is.
@@ -24,14 +25,21 @@ pub enum Operation {
     Connect,
 }
 
-impl std::fmt::Display for Operation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl Operation {
+    /// As admission reviews spell it.
+    pub fn name(self) -> &'static str {
+        match self {
             Operation::Create => "CREATE",
             Operation::Update => "UPDATE",
             Operation::Delete => "DELETE",
             Operation::Connect => "CONNECT",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -56,8 +64,19 @@ pub struct Attributes<'a> {
     pub options: Value,
     /// For the client's `Warning` headers.
     pub warnings: &'a Warnings,
+    /// Where the request is recorded, if it is.
+    pub audit: Option<&'a Record>,
     /// The second round of mutating plugins, when one asks for it.
     pub reinvocation: Reinvocation,
+}
+
+impl Attributes<'_> {
+    /// Adds an annotation to the record of the request, if there is one.
+    pub fn annotate(&self, key: &str, value: impl Into<String>) {
+        if let Some(record) = self.audit {
+            record.annotate(key, value);
+        }
+    }
 }
 
 /// What a request's client is to be warned of, once each.

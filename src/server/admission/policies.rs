@@ -3,8 +3,6 @@
 //!
 //! * [`policy`] – a policy, compiled.  [`binding`] – where and how it is in force.
 //! * [`params`] – the objects that it is parameterized with.
-//!
-//! What the `Audit` action records goes to the log: nothing audits here.
 
 mod binding;
 mod params;
@@ -12,12 +10,12 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use api::Status;
 use api::status::Cause;
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::binding::{Action, Binding};
 use self::policy::{Finding, Policy};
@@ -51,6 +49,8 @@ struct Write<'a> {
     attributes: &'a Attributes<'a>,
     object: Option<&'a Value>,
     old: Option<&'a Value>,
+    /// What is to be noted in the record of the request.
+    audited: Mutex<Vec<Value>>,
 }
 
 #[async_trait]
@@ -69,13 +69,17 @@ impl Admission for Policies {
             return Ok(());
         }
         let bindings = self.bindings.all(&server)?;
-        let write = Write { server: &server, attributes: a, object, old };
+        let write = Write { server: &server, attributes: a, object, old, audited: Mutex::default() };
         for policy in &policies {
             let bound = bindings.iter().filter(|b| b.policy == policy.name);
             let bound: Vec<&Binding> = bound.map(Arc::as_ref).collect();
             if !bound.is_empty() {
                 write.judge(policy, &bound).await?;
             }
+        }
+        let audited = write.audited.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !audited.is_empty() {
+            a.annotate("validation.policy.admission.k8s.io/validation_failure", Value::from(audited).to_string());
         }
         Ok(())
     }
@@ -132,16 +136,10 @@ impl Write<'_> {
                     "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {message}",
                     policy.name, binding.name
                 )),
-                Action::Audit => tracing::info!(
-                    policy = policy.name,
-                    binding = binding.name,
-                    resource = a.resource.plural,
-                    namespace = a.namespace,
-                    name = a.name,
-                    user = a.user.name,
-                    message,
-                    "a write fails a validating admission policy"
-                ),
+                Action::Audit => self.audited.lock().unwrap_or_else(PoisonError::into_inner).push(json!({
+                    "message": message, "policy": policy.name, "binding": binding.name,
+                    "expressionIndex": finding.expression, "validationActions": binding.actions,
+                })),
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 //!   answer.  [`crate::webhook_client`] – how it is reached.
 //!
 //! Mutating webhooks are called one after the other, in the order of their configurations' names;
-//! validating ones all at once. There are no audit annotations: nothing audits here.
+//! validating ones all at once.
 
 mod hook;
 mod patch;
@@ -14,11 +14,12 @@ mod review;
 mod tests;
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use api::Status;
 use async_trait::async_trait;
 use futures::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::hook::{Failure, Hook};
 use super::dynamic::compiled::Compiled;
@@ -27,6 +28,7 @@ use super::dynamic::matching::Shown;
 use super::dynamic::request::Request;
 use super::{Admission, Attributes, alive};
 use crate::Server;
+use crate::metrics::admission::{Answer, Phase};
 
 /// The webhooks of all `MutatingWebhookConfiguration`s.
 pub(super) struct Mutating {
@@ -43,16 +45,16 @@ impl Mutating {
     async fn one(
         &self,
         server: &Arc<Server>,
-        hook: &Hook,
+        (index, hook): (usize, &Hook),
         a: &Attributes<'_>,
         object: &mut Value,
         old: Option<&Value>,
     ) -> Result<(), Status> {
         let Some(shown) = hook.matches(server, a, Some(object), old).await? else { return Ok(()) };
         let request = Request { attributes: a, shown: shown.clone(), object: Some(object), old };
-        let answer = match hook.ask(server, &request).await {
+        let answer = match asked(server, hook, Phase::Admit, &request).await {
             Ok(answer) => answer,
-            Err(failure) => return settle(hook, failure),
+            Err(failure) => return settle((index, hook), "mutating", a, failure),
         };
         let mut changed = match &answer {
             Some(answer) => patch::apply(answer, &request)?,
@@ -64,7 +66,11 @@ impl Mutating {
             let conversions = server.registry().conversions()?;
             *new = conversions.convert_one(webhook, &a.resource.api_version(), new.take()).await?;
         }
-        if let Some(new) = changed.filter(|new| new != object) {
+        let changed = changed.filter(|new| new != object);
+        let round = round_of(a, index);
+        let said = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed.is_some()});
+        a.annotate(&format!("mutation.webhook.admission.k8s.io/{round}"), said.to_string());
+        if let Some(new) = changed {
             *object = new;
             a.reinvocation.changed(&hook.id);
         }
@@ -91,11 +97,10 @@ impl Admission for Mutating {
         if second {
             a.reinvocation.compare(object);
         }
-        for configuration in self.hooks.all(&server)? {
-            for hook in configuration.iter() {
-                if !second || a.reinvocation.wants(&hook.id) {
-                    self.one(&server, hook, a, object, old).await?;
-                }
+        let configurations = self.hooks.all(&server)?;
+        for (index, hook) in configurations.iter().flat_map(|c| c.iter()).enumerate() {
+            if !second || a.reinvocation.wants(&hook.id) {
+                self.one(&server, (index, hook), a, object, old).await?;
             }
         }
         Ok(())
@@ -126,28 +131,56 @@ impl Admission for Validating {
         }
         let server = alive(&self.server)?;
         let configurations = self.hooks.all(&server)?;
-        let mut asked = Vec::new();
-        for hook in configurations.iter().flat_map(|c| c.iter()) {
+        let mut about = Vec::new();
+        for (index, hook) in configurations.iter().flat_map(|c| c.iter()).enumerate() {
             if let Some(shown) = hook.matches(&server, a, object, old).await? {
-                asked.push((hook, Request { attributes: a, shown, object, old }));
+                about.push(((index, hook), Request { attributes: a, shown, object, old }));
             }
         }
-        let answers = join_all(asked.iter().map(|(hook, request)| hook.ask(&server, request))).await;
-        for ((hook, _), answer) in asked.iter().zip(answers) {
+        let answers =
+            join_all(about.iter().map(|((_, hook), request)| asked(&server, hook, Phase::Validate, request))).await;
+        for ((hook, _), answer) in about.iter().zip(answers) {
             if let Err(failure) = answer {
-                settle(hook, failure)?;
+                settle(*hook, "validating", a, failure)?;
             }
         }
         Ok(())
     }
 }
 
+/// A call, as audit annotations name it.
+fn round_of(a: &Attributes<'_>, index: usize) -> String {
+    format!("round_{}_index_{index}", u8::from(a.reinvocation.is_second()))
+}
+
+/// Asks a webhook, and counts how that went.
+async fn asked(
+    server: &Arc<Server>,
+    hook: &Hook,
+    phase: Phase,
+    request: &Request<'_>,
+) -> Result<Option<review::Answer>, Failure> {
+    let begun = Instant::now();
+    let answer = hook.ask(server, request).await;
+    let outcome = match &answer {
+        Ok(_) => Answer::Allowed,
+        Err(Failure::Refused(s)) => Answer::Refused(s.code),
+        Err(Failure::Call(_)) if hook.ignores_failures => Answer::Ignored,
+        Err(Failure::Call(_)) => Answer::Failed,
+    };
+    let operation = request.attributes.operation;
+    server.metrics().admission.webhook(&hook.name, phase, operation, outcome, begun.elapsed());
+    answer
+}
+
 /// What a failure of a webhook means for the write.
-fn settle(hook: &Hook, failure: Failure) -> Result<(), Status> {
+fn settle((index, hook): (usize, &Hook), kind: &str, a: &Attributes<'_>, failure: Failure) -> Result<(), Status> {
     match failure {
         Failure::Refused(status) => Err(status),
         Failure::Call(why) if hook.ignores_failures => {
             tracing::warn!(webhook = hook.name, error = why, "a webhook failed; its failure policy ignores that");
+            let key = format!("failed-open.{kind}.webhook.admission.k8s.io/{}", round_of(a, index));
+            a.annotate(&key, hook.name.clone());
             Ok(())
         }
         Failure::Call(why) => Err(Status::internal(format!("failed calling webhook {:?}: {why}", hook.name))),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use api::Status;
 
 use crate::Server;
+use crate::audit::Record;
 use crate::request::{RequestInfo, User};
 
 /// What an authorizer says.
@@ -92,10 +93,26 @@ impl Server {
     /// # Errors
     /// 403 in upstream's words.
     pub async fn authorize(&self, user: &User, request: &RequestInfo) -> Result<(), Status> {
-        match self.decide(user, request).await.decision {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(r) | Decision::NoOpinion(r) => Err(forbidden(user, request, &r)),
+        self.authorize_recorded(user, request, None).await
+    }
+
+    /// As [`Server::authorize`], noted in a record of the request.
+    ///
+    /// # Errors
+    /// 403 in upstream's words.
+    pub async fn authorize_recorded(
+        &self,
+        user: &User,
+        request: &RequestInfo,
+        record: Option<&Record>,
+    ) -> Result<(), Status> {
+        let decision = self.decide(user, request).await.decision;
+        let (Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason)) = &decision;
+        let allowed = matches!(decision, Decision::Allow(_));
+        if let Some(record) = record {
+            record.decided(allowed, reason);
         }
+        if allowed { Ok(()) } else { Err(forbidden(user, request, reason)) }
     }
 }
 

@@ -1,8 +1,9 @@
 //! HTTP: from a request to the registry and back.
 //!
-//! * [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
+//! * [`deadline`] – how long it may take; [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
 //! * here – the chain identity → authorization → dispatch, and the verbs.
 
+pub mod deadline;
 pub mod encoding;
 pub mod list_options;
 pub mod negotiate;
@@ -11,12 +12,14 @@ pub mod respond;
 mod tests;
 pub mod watch;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use api::codec::Decoded;
 use api::field::FieldError;
 use api::{Resource, Status, Subresource};
 use bytes::Bytes;
+use futures::FutureExt;
 use http::Request;
 use http::request::Parts;
 use http_body_util::{BodyExt, Limited};
@@ -28,10 +31,13 @@ use self::respond::{IncludeObject, Reply};
 use crate::Server;
 use crate::admission::Warnings;
 use crate::aggregation;
+use crate::audit::{self, Record};
 use crate::registry::{At, DeleteOptions, Deleted, FieldValidation, Selection, WriteContext, Written};
 use crate::request::{Query, RequestInfo, User, single_name};
 use crate::subresources;
 
+/// What a client is told whose request ended in a panic; the log has the rest.
+pub const PANICKED: &str = "This request caused apiserver to panic. Look in the logs for details.";
 /// Server-side apply.
 const APPLY: &str = "application/apply-patch+yaml";
 /// Longest name of a field manager.
@@ -39,6 +45,21 @@ const MANAGER_MAX: usize = 128;
 
 /// Largest request body that is read, as upstream.
 const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// A request as it came, before anybody knows whose it is.
+struct Arrival {
+    parts: Parts,
+    query: Query,
+    info: RequestInfo,
+}
+
+impl Arrival {
+    fn of(parts: Parts) -> Arrival {
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
+        Arrival { parts, query, info }
+    }
+}
 
 /// A request on its way through the handlers.
 #[derive(Debug)]
@@ -53,6 +74,8 @@ pub struct Call {
     pub user: User,
     /// What admission warns of; the reply carries it, whatever comes of the request.
     pub warnings: Arc<Warnings>,
+    /// Where the request is recorded, if it is.
+    pub audit: Option<Arc<Record>>,
 }
 
 impl Call {
@@ -76,33 +99,71 @@ pub type RequestBody = axum::body::Body;
 impl Server {
     /// Serves one request.
     pub async fn serve(self: &Arc<Self>, request: Request<RequestBody>) -> Reply {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let id = audit::name(&mut parts);
         let wishes = encoding::Wishes::of(&parts.headers);
-        let reply = self.route(parts, body).await.unwrap_or_else(|s| respond::status(&s));
+        let arrival = Arrival::of(parts);
+        let limit = deadline::of(&arrival.query, &arrival.info);
+        let requests = &self.metrics().requests;
+        let observed = requests.begin(self, &arrival.parts, &arrival.info, &arrival.query);
+        let server = self.clone();
+        let answer = async move { server.route(arrival, body).await.unwrap_or_else(|s| respond::status(&s)) };
+        let mut reply = match limit {
+            Ok(Some(limit)) => deadline::within(limit, answer).await,
+            Ok(None) => answer.await,
+            Err(s) => respond::status(&s),
+        };
+        requests.end(&observed, &reply);
+        audit::show_name(&mut reply, id);
         wishes.fulfil(reply).await
     }
 
     /// Serves a request of a user that is known already: a caller in the same process.
     pub async fn serve_as(self: &Arc<Self>, user: User, request: Request<RequestBody>) -> Reply {
         let (parts, body) = request.into_parts();
-        match self.route_as(user, parts, body).await {
-            Ok(reply) => reply,
-            Err(s) => respond::status(&s),
+        self.route_as(user, Arrival::of(parts), body).await
+    }
+
+    async fn route(self: &Arc<Self>, mut arrival: Arrival, body: RequestBody) -> Result<Reply, Status> {
+        let user = match self.identify(&mut arrival.parts).await {
+            Ok(user) => user,
+            Err(s) => {
+                self.audit().unidentified(&arrival.parts, &s).await;
+                return Err(s);
+            }
+        };
+        let admitted = match self.flow_control().admit(self, &user, &arrival.info, &arrival.query).await {
+            Ok(admitted) => admitted,
+            Err(refused) => return Ok(refused),
+        };
+        // Of a watch, only the beginning takes a seat: that of its answer.
+        let mut reply = self.route_as(user, arrival, body).await;
+        if let Some(admitted) = admitted {
+            admitted.mark(&mut reply);
         }
+        Ok(reply)
     }
 
-    async fn route(self: &Arc<Self>, mut parts: Parts, body: RequestBody) -> Result<Reply, Status> {
-        let user = self.identify(&mut parts).await?;
-        self.route_as(user, parts, body).await
+    async fn route_as(self: &Arc<Self>, user: User, arrival: Arrival, body: RequestBody) -> Reply {
+        let Arrival { parts, query, info } = arrival;
+        let audit = self.audit().begin(&user, &info, &parts).await;
+        let long = deadline::is_long_running(&info);
+        let call = Call { parts, query, info, user, warnings: Arc::default(), audit: audit.clone() };
+        let served = AssertUnwindSafe(self.dispatch(call, body)).catch_unwind().await;
+        let Some(record) = audit else {
+            let panicked = |_| Err(Status::internal_plain(PANICKED));
+            return served.unwrap_or_else(panicked).unwrap_or_else(|s| respond::status(&s));
+        };
+        let Ok(reply) = served else { return record.panicked() };
+        let reply = reply.unwrap_or_else(|s| {
+            record.failed(&s);
+            respond::status(&s)
+        });
+        record.answer(reply, long).await
     }
 
-    async fn route_as(self: &Arc<Self>, user: User, parts: Parts, body: RequestBody) -> Result<Reply, Status> {
-        let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        self.authorize(&user, &info).await?;
-        let warnings = Arc::<Warnings>::default();
-        let mut call = Call { parts, query, info, user, warnings: warnings.clone() };
-        check_timeout(&call)?;
+    async fn dispatch(self: &Arc<Self>, mut call: Call, body: RequestBody) -> Result<Reply, Status> {
+        self.authorize_recorded(&call.user, &call.info, call.audit.as_deref()).await?;
         if let Some(backend) = self.aggregation().backend_of(&call.info.path) {
             return Ok(aggregation::proxy::serve(self, call, &backend, body).await);
         }
@@ -118,11 +179,20 @@ impl Server {
             return subresources::connect(self, call, &resource, body).await;
         }
         let body = read_body(body).await?;
+        if let Some(record) = &call.audit {
+            record.request(&body, |b| decode_tree(&call, b).ok());
+        }
         // The name in a field selector is for authorization only; that in an old watch path selects.
         if !call.info.field_selector.is_empty() {
             call.info.name.clear();
         }
-        let mut reply = self.verb(call, resource, body).await.unwrap_or_else(|s| respond::status(&s));
+        let (warnings, record) = (call.warnings.clone(), call.audit.clone());
+        let mut reply = self.verb(call, resource, body).await.unwrap_or_else(|s| {
+            if let Some(r) = &record {
+                r.failed(&s);
+            }
+            respond::status(&s)
+        });
         respond::warn(&mut reply, &warnings.all());
         Ok(reply)
     }
@@ -170,10 +240,14 @@ impl Server {
                 let options = ListOptions::parse(&call.query, true)?;
                 let selection = self.selection(&call, &resource)?;
                 let accepted = negotiate::streamed(accepted)?;
-                watch::serve(self.registry(), &resource, selection, &options, accepted, include).await
+                let counted = self.metrics().requests.watch(&resource, i);
+                watch::serve(self.registry(), &resource, selection, &options, accepted, include, counted).await
             }
             "create" | "update" | "patch" => {
                 let written = self.write(&call, &resource, &body).await?;
+                if let Some(record) = &call.audit {
+                    record.names(&written.object);
+                }
                 let code = if written.created { 201 } else { 200 };
                 let object = self.registry().conversions()?.served_one(&resource, written.object).await?;
                 let mut reply = respond::object(code, accepted, &resource, &object, include);
@@ -239,6 +313,7 @@ impl Server {
     pub fn write_context(&self, call: &Call) -> Result<WriteContext, Status> {
         let mut ctx = WriteContext::new(call.user.clone());
         ctx.warnings = call.warnings.clone();
+        ctx.audit = call.audit.clone();
         ctx.field_validation = match call.query.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
             Some("Ignore") => FieldValidation::Ignore,
@@ -350,17 +425,6 @@ impl Server {
         }
         page.items = self.registry().conversions()?.served(resource, items).await?;
         Ok(respond::list(accepted, resource, &page, "", IncludeObject::Metadata))
-    }
-}
-
-/// A timeout in the URL must be one; streams have a meaning of their own for it.
-fn check_timeout(call: &Call) -> Result<(), Status> {
-    let stream = call.info.verb == "watch" || subresources::is_connect(&call.info.subresource);
-    match call.query.get("timeout").filter(|t| !stream && !t.is_empty()) {
-        Some(t) if api::time::go_duration(t).is_none() => Err(Status::bad_request(format!(
-            "invalid timeout specified in the request URL - time: invalid duration {t:?}"
-        ))),
-        _ => Ok(()),
     }
 }
 

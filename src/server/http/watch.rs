@@ -17,6 +17,7 @@ use super::list_options::ListOptions;
 use super::negotiate::{Accepted, Form, Media};
 use super::respond::{self, IncludeObject, Reply};
 use crate::conversion::Conversions;
+use crate::metrics::requests::{Events, Open};
 use crate::registry::{Registry, Selection};
 use crate::watch_cache::{self, Caches, Change, Delivery, Subscription};
 
@@ -70,14 +71,29 @@ impl Shape {
         }
     }
 
+    /// As [`Shape::of_delivery`], after the resource's webhook has made the object one of its version.
+    async fn converted(
+        &mut self,
+        conversions: &Conversions,
+        change: Change,
+        delivery: &Delivery,
+    ) -> Result<Bytes, Status> {
+        if self.resource.webhook().is_none() {
+            return Ok(self.of_delivery(change, delivery));
+        }
+        let object = conversions.served_one(&self.resource, delivery.event.object.clone()).await?;
+        Ok(self.of_object(change.name(), &object))
+    }
+
     fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
         let mut meta = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        // Of the stored version: it is shown as any other object is.
-        let kind = &self.resource.kind;
-        let body = json!({"kind": kind, "apiVersion": self.resource.storage_api_version(), "metadata": meta});
+        // It is shown as any other object is, which is of the stored version unless a webhook converted it.
+        let r = &self.resource;
+        let version = if r.webhook().is_some() { r.api_version() } else { r.storage_api_version() };
+        let body = json!({"kind": r.kind, "apiVersion": version, "metadata": meta});
         match Object::from_value(&body) {
             Ok(o) => self.of_object("BOOKMARK", &Arc::new(o)),
             Err(e) => self.error(&Status::internal(e)),
@@ -143,6 +159,7 @@ pub async fn subscribe(
 ///
 /// # Errors
 /// As upstream, only for bad parameters: what is wrong after those is sent in the stream.
+#[allow(clippy::too_many_arguments)]
 pub async fn serve(
     registry: &Registry,
     resource: &Arc<Resource>,
@@ -150,11 +167,12 @@ pub async fn serve(
     options: &ListOptions,
     accepted: Accepted,
     include: IncludeObject,
+    counted: (Open, Arc<Events>),
 ) -> Result<Reply, Status> {
     let start = options.start(resource)?;
     // Upstream's default: between 30 and 60 minutes, so that watches do not all end at once.
     let seconds = options.timeout_seconds.filter(|n| *n > 0).unwrap_or_else(|| rand::random_range(1800..3600));
-    let mut shape = Shape { resource: resource.clone(), accepted, include, columns: true };
+    let shape = Shape { resource: resource.clone(), accepted, include, columns: true };
     let content_type = shape.content_type();
     // The initial objects are selected again: the subscription holds them all.
     let check = Selection {
@@ -173,11 +191,10 @@ pub async fn serve(
     let bookmarks = options.bookmarks;
     // The task ends with the connection: its sends fail once the body is dropped.
     tokio::spawn(async move {
-        let feed = Feed { shape: &mut shape, conversions: &conversions, subscription, start, bookmarks, frames: &tx };
-        let ended = feed.run(&check, &caches, Duration::from_secs(seconds)).await;
-        if let Err(Ended::Failed(s)) = ended {
-            // When nobody reads any more, nobody needs to be told.
-            let _ = tx.send(shape.error(&s)).await;
+        let mut feed = Feed { shape, subscription, start, bookmarks, conversions, frames: tx, counted };
+        if let Err(End::Failed(s)) = feed.run(&check, &caches, Duration::from_secs(seconds)).await {
+            // The last frame; whoever reads no more does not need it.
+            let _ = feed.frames.send(feed.shape.error(&s)).await;
         }
     });
     let stream = tokio_stream::wrappers::ReceiverStream::new(rx);
@@ -188,41 +205,41 @@ pub async fn serve(
 }
 
 /// One watch at work.
-struct Feed<'a> {
-    shape: &'a mut Shape,
-    conversions: &'a Conversions,
+struct Feed {
+    shape: Shape,
     subscription: Subscription,
     start: Start,
     bookmarks: bool,
-    frames: &'a mpsc::Sender<Bytes>,
+    conversions: Arc<Conversions>,
+    frames: mpsc::Sender<Bytes>,
+    /// The open stream, and the events of the resource.
+    counted: (Open, Arc<Events>),
 }
 
 /// Why a watch ends before its time.
 // Failures are rare: a box would cost more to read than it saves.
 #[allow(clippy::large_enum_variant)]
-enum Ended {
-    /// Nobody reads the stream any more.
-    Unread,
-    /// It cannot go on; the reader is told.
+enum End {
+    /// Nobody reads it any more.
+    Left,
+    /// This is told as its last event.
     Failed(Status),
 }
 
-impl From<mpsc::error::SendError<Bytes>> for Ended {
-    fn from(_: mpsc::error::SendError<Bytes>) -> Ended {
-        Ended::Unread
+impl From<mpsc::error::SendError<Bytes>> for End {
+    fn from(_: mpsc::error::SendError<Bytes>) -> End {
+        End::Left
     }
 }
 
-impl From<Status> for Ended {
-    fn from(s: Status) -> Ended {
-        Ended::Failed(s)
+impl From<Status> for End {
+    fn from(s: Status) -> End {
+        End::Failed(s)
     }
 }
 
-type Sent = Result<(), Ended>;
-
-impl Feed<'_> {
-    async fn run(mut self, check: &Selection, caches: &Caches, lasting: Duration) -> Sent {
+impl Feed {
+    async fn run(&mut self, check: &Selection, caches: &Caches, lasting: Duration) -> Result<(), End> {
         let deadline = tokio::time::sleep(lasting);
         tokio::pin!(deadline);
         self.initial(check).await?;
@@ -230,7 +247,8 @@ impl Feed<'_> {
             let frame = tokio::select! {
                 () = &mut deadline => {
                     if self.bookmarks {
-                        self.frames.send(self.shape.bookmark(caches.applied(), false)).await?;
+                        let last = self.shape.bookmark(caches.applied(), false);
+                        self.send(last).await?;
                     }
                     return Ok(());
                 }
@@ -241,51 +259,49 @@ impl Feed<'_> {
                     if !self.subscription.live.is_empty() { continue; }
                     self.shape.bookmark(revision, false)
                 }
-                next = self.subscription.live.recv() => match next {
+                next = self.subscription.live.recv() => {
+                    let slow = || Status::expired("the watch could not keep up with the changes and was closed");
+                    let (change, delivery) = next.ok_or_else(slow)?;
                     // The start may lie ahead of what the cache had seen.
-                    Some((_, delivery)) if delivery.event.revision <= self.start.after => continue,
-                    Some((change, delivery)) if self.shape.resource.webhook().is_none() => {
-                        self.shape.of_delivery(change, &delivery)
-                    }
-                    Some((change, delivery)) => self.converted(change, &delivery.event.object).await?,
-                    None => {
-                        let s = Status::expired("the watch could not keep up with the changes and was closed");
-                        return Err(s.into());
-                    }
-                },
+                    if delivery.event.revision <= self.start.after { continue; }
+                    self.shape.converted(&self.conversions, change, &delivery).await?
+                }
             };
-            self.frames.send(frame).await?;
+            self.send(frame).await?;
         }
     }
 
-    /// The frame of an event, after the resource's webhook has made the object one of its version.
-    async fn converted(&mut self, change: Change, object: &Arc<Object>) -> Result<Bytes, Status> {
-        let served = self.conversions.served(&self.shape.resource, vec![object.clone()]).await?;
-        Ok(served.iter().map(|o| self.shape.of_object(change.name(), o)).collect::<Vec<_>>().concat().into())
+    async fn send(&self, frame: Bytes) -> Result<(), End> {
+        let size = frame.len();
+        self.frames.send(frame).await?;
+        self.counted.1.sent(size);
+        Ok(())
     }
 
     /// The objects at the start, where they are wanted, and the events since it.
-    async fn initial(&mut self, check: &Selection) -> Sent {
+    async fn initial(&mut self, check: &Selection) -> Result<(), End> {
+        // Only what comes later is needed then: the state that the watch began with may go.
+        let objects = std::mem::take(&mut self.subscription.objects);
         if self.start.initial {
-            let objects = std::mem::take(&mut self.subscription.objects);
             let prefix = check.key_prefix();
             let own = objects.range(Arc::from(prefix.as_str())..).take_while(|(key, _)| key.starts_with(&prefix));
             let resource = self.shape.resource.clone();
             let selected = own.map(|(_, object)| object).filter(|o| check.selects(&resource, o)).cloned();
             for object in self.conversions.served(&resource, selected.collect()).await? {
-                self.frames.send(self.shape.of_object(Change::Added.name(), &object)).await?;
+                let frame = self.shape.of_object(Change::Added.name(), &object);
+                self.send(frame).await?;
             }
             if self.start.mark_end {
                 let end = self.shape.bookmark(self.subscription.revision, true);
-                self.frames.send(end).await?;
+                self.send(end).await?;
             }
         }
+        drop(objects);
         for (change, event) in std::mem::take(&mut self.subscription.past) {
-            let frame = self.converted(change, &event.object).await?;
-            self.frames.send(frame).await?;
+            let object = self.conversions.served_one(&self.shape.resource, event.object.clone()).await?;
+            let frame = self.shape.of_object(change.name(), &object);
+            self.send(frame).await?;
         }
-        // Only what comes now is needed: the state that the watch began with may go.
-        self.subscription.objects = Default::default();
         Ok(())
     }
 }

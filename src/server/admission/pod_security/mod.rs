@@ -92,10 +92,15 @@ impl Admission for PodSecurity {
         let Some(path) = template_path(a) else { return Ok(()) };
         let is_pod = path.is_empty();
         let spared = if is_pod { SPARED.contains(&a.subresource) } else { !a.subresource.is_empty() };
-        if spared
-            || self.configuration.namespaces.contains(a.namespace)
-            || self.configuration.usernames.contains(&a.user.name)
-        {
+        let exempt = [
+            (self.configuration.namespaces.contains(a.namespace), "namespace"),
+            (self.configuration.usernames.contains(&a.user.name), "user"),
+        ];
+        let exempt = exempt.into_iter().find_map(|(is, why)| is.then_some(why));
+        if let Some(why) = exempt.filter(|_| !spared) {
+            a.annotate("pod-security.kubernetes.io/exempt", why);
+        }
+        if spared || exempt.is_some() {
             return Ok(());
         }
         let (policy, _) = self.policy(a.namespace).await?;
@@ -126,11 +131,20 @@ impl PodSecurity {
 
     fn pod(&self, a: &Attributes<'_>, policy: Policy, pod: &Value, enforce: bool) -> Result<(), Status> {
         if self.configuration.spares_class(&pod["spec"]) {
+            a.annotate("pod-security.kubernetes.io/exempt", "runtimeClass");
             return Ok(());
         }
         let broken = |level: LevelVersion| -> Vec<Violation> {
             evaluate(level, Pod { metadata: &pod["metadata"], spec: &pod["spec"] })
         };
+        if enforce {
+            a.annotate("pod-security.kubernetes.io/enforce-policy", policy.enforce.to_string());
+        }
+        let audited = if a.audit.is_some() { broken(policy.audit) } else { Vec::new() };
+        if !audited.is_empty() {
+            let would = format!("would violate PodSecurity \"{}\": {}", policy.audit, details(&audited));
+            a.annotate("pod-security.kubernetes.io/audit-violations", would);
+        }
         let enforced = if enforce { broken(policy.enforce) } else { Vec::new() };
         if !enforced.is_empty() {
             let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&enforced));

@@ -2,7 +2,7 @@
 
 use api::selector::LabelSelector;
 use api::{Object, Status};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::dynamic::matching::{self, Matching};
@@ -33,7 +33,7 @@ struct DeclaredRef {
 }
 
 /// What follows from a finding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Action {
     Deny,
     Warn,

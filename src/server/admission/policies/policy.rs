@@ -76,6 +76,8 @@ pub(super) struct Policy {
 /// Something that is wrong with a write.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Finding {
+    /// Which of the policy's rules it is of.
+    pub(super) expression: usize,
     pub(super) message: String,
     pub(super) reason: String,
 }
@@ -83,7 +85,7 @@ pub(super) struct Finding {
 impl Finding {
     /// That a rule could not be asked.
     pub(super) fn error(message: String) -> Finding {
-        Finding { message, reason: "Invalid".to_owned() }
+        Finding { expression: 0, message, reason: "Invalid".to_owned() }
     }
 }
 
@@ -126,13 +128,14 @@ impl Policy {
         for (name, expression) in &self.variables {
             environment.define(name, expression);
         }
-        self.validations.iter().filter_map(|v| self.finding(v, environment)).collect()
+        let found = |(i, v)| Some(Finding { expression: i, ..self.finding(v, environment)? });
+        self.validations.iter().enumerate().filter_map(found).collect()
     }
 
     fn finding(&self, v: &Validation, environment: &Environment) -> Option<Finding> {
         match v.expression.holds(environment) {
             Ok(true) => None,
-            Ok(false) => Some(Finding { message: v.told(environment), reason: v.reason.clone() }),
+            Ok(false) => Some(Finding { expression: 0, message: v.told(environment), reason: v.reason.clone() }),
             Err(_) if self.ignores_failures => None,
             Err(why) => Some(Finding::error(why)),
         }

@@ -51,6 +51,8 @@ pub(super) struct Hook {
     /// Distinguishes it from all others.
     pub(super) id: String,
     pub(super) name: String,
+    /// The name of the configuration that declares it.
+    pub(super) configuration: String,
     pub(super) ignores_failures: bool,
     /// Whether it is called again when others change the object after it.
     pub(super) again: bool,
@@ -69,15 +71,17 @@ pub(super) fn all_of(configuration: &Object) -> Result<Vec<Hook>, Status> {
     let object = configuration.to_value();
     let declared: Configuration = serde_json::from_value(object).map_err(Status::internal)?;
     let id = |i: usize| format!("{}/{i}", configuration.meta().uid);
-    declared.webhooks.into_iter().enumerate().map(|(i, d)| Hook::new(id(i), d)).collect()
+    let name = &configuration.meta().name;
+    declared.webhooks.into_iter().enumerate().map(|(i, d)| Hook::new(id(i), name, d)).collect()
 }
 
 impl Hook {
-    fn new(id: String, d: Declared) -> Result<Hook, Status> {
+    fn new(id: String, configuration: &str, d: Declared) -> Result<Hook, Status> {
         // The server's preference is the webhook's first version that both know.
         let known = d.admission_review_versions.iter().find_map(|v| ["v1", "v1beta1"].into_iter().find(|k| k == v));
         Ok(Hook {
             id,
+            configuration: configuration.to_owned(),
             ignores_failures: d.failure_policy == "Ignore",
             again: d.reinvocation_policy == "IfNeeded",
             dry_run: matches!(d.side_effects.as_str(), "None" | "NoneOnDryRun"),
@@ -132,6 +136,9 @@ impl Hook {
         let answer = review::answer(&answer, self.version, &uid)
             .map_err(|e| Failure::Call(format!("received invalid webhook response: {e}")))?;
         answer.warnings.iter().for_each(|w| a.warnings.add(w.clone()));
+        for (key, value) in &answer.audit_annotations {
+            a.annotate(&format!("{}/{key}", self.name), value);
+        }
         if !answer.allowed {
             return Err(Failure::Refused(review::refusal(&self.name, answer.status)));
         }

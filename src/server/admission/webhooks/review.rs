@@ -1,5 +1,7 @@
 //! AdmissionReview: what a webhook is asked, and what it answers.
 
+use std::collections::BTreeMap;
+
 use api::Status;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -29,6 +31,7 @@ pub(super) struct Answer {
     pub(super) patch: Option<String>,
     pub(super) patch_type: Option<String>,
     pub(super) warnings: Vec<String>,
+    pub(super) audit_annotations: BTreeMap<String, String>,
 }
 
 /// The body of a call.
