@@ -90,6 +90,15 @@ impl Expression {
         }
     }
 
+    /// What it is, as JSON.
+    ///
+    /// # Errors
+    /// In upstream's words, when it cannot be evaluated or is nothing that JSON has.
+    pub fn json(&self, environment: &Environment) -> Result<Json, String> {
+        let value = self.evaluate(environment)?;
+        json_of(&value).ok_or_else(|| self.failure(&format!("it evaluates to {}, which is no JSON", value.type_of())))
+    }
+
     fn evaluate(&self, environment: &Environment) -> Result<Value, String> {
         if self.costly && environment.bound(&self.syntax) > cost::CALL_LIMIT {
             return Err(self.failure("operation cancelled: actual cost limit exceeded"));
@@ -257,6 +266,26 @@ fn value_of(json: &Json) -> Value {
             Value::Map(Map { map: Arc::new(entries.collect()) })
         }
     }
+}
+
+fn json_of(value: &Value) -> Option<Json> {
+    Some(match value {
+        Value::Null => Json::Null,
+        Value::Bool(b) => (*b).into(),
+        Value::Int(i) => (*i).into(),
+        Value::UInt(u) => (*u).into(),
+        Value::Float(f) => serde_json::Number::from_f64(*f)?.into(),
+        Value::String(s) => s.as_str().into(),
+        Value::List(list) => list.iter().map(json_of).collect::<Option<Vec<_>>>()?.into(),
+        Value::Map(map) => {
+            let entry = |(k, v): (&Key, &Value)| match k {
+                Key::String(k) => Some((k.to_string(), json_of(v)?)),
+                _ => None,
+            };
+            Json::Object(map.map.iter().map(entry).collect::<Option<_>>()?)
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

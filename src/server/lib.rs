@@ -41,6 +41,7 @@ mod outbound;
 pub mod paths;
 pub mod pki;
 pub mod registry;
+mod reloaded;
 pub mod request;
 pub mod served;
 pub mod service_endpoints;
@@ -91,6 +92,8 @@ pub struct Config {
     pub audit: audit::Config,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
+    /// How callers are known, beside certificates and service accounts.
+    pub authentication: authn::Settings,
     /// Which admission plugins run.
     pub admission: admission::Settings,
 }
@@ -104,6 +107,7 @@ pub struct Server {
     table: served::Table,
     aggregation: aggregation::Aggregation,
     documents: openapi::Documents,
+    authentication: authn::Authentication,
     authorizers: OnceLock<authz::Chain>,
     flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
@@ -156,6 +160,7 @@ impl Server {
             table: served::Table::new(resources),
             aggregation: Default::default(),
             documents: Default::default(),
+            authentication: authn::Authentication::new(&config)?,
             authorizers: OnceLock::new(),
             flow_control: flow_control::FlowControl::new(
                 (config.requests_inflight.0 + config.requests_inflight.1).into(),
@@ -173,6 +178,7 @@ impl Server {
         custom_resources::start(&server, tasks, cancel);
         aggregation::availability::restore(&server)?;
         aggregation::availability::start(&server, tasks, cancel);
+        authn::follow(&server, tasks, cancel)?;
         let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             let cancel = ended;
@@ -235,6 +241,11 @@ impl Server {
     /// Flow control.
     pub fn flow_control(&self) -> &flow_control::FlowControl {
         &self.flow_control
+    }
+
+    /// How callers are known.
+    pub(crate) fn authentication(&self) -> &authn::Authentication {
+        &self.authentication
     }
 
     /// The authorizers; nobody may do anything before they are set.

@@ -53,6 +53,7 @@ impl Testing {
             audit,
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
             admission: crate::admission::Settings::default(),
+            authentication: crate::authn::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());
@@ -119,6 +120,25 @@ impl Testing {
         let created = self.call(&admin(), Verb::Create, gvr, namespace, body).await.unwrap();
         self.server.registry().caches().fresh().await.unwrap();
         created
+    }
+
+    /// Endpoints on this host with these ports, past the rules for clients: nobody else may name
+    /// loopback addresses.
+    pub async fn endpoints_here(&self, name: &str, ports: &Value) {
+        let resource = self.server.resource("", "v1", "endpoints").unwrap();
+        let elsewhere = json!([{"addresses": [{"ip": "10.0.0.1"}], "ports": ports}]);
+        if self.server.registry().get(&resource, "default", name).await.is_err() {
+            let body = json!({"metadata": {"name": name}, "subsets": elsewhere});
+            self.create(&core("endpoints"), "default", &body).await;
+        }
+        let ctx = crate::registry::WriteContext::new(admin());
+        let here = |current: &Value| {
+            let mut new = current.clone();
+            new["subsets"] = json!([{"addresses": [{"ip": "127.0.0.1"}], "ports": ports}]);
+            Ok(api::codec::Decoded { value: new, unknown: Vec::new(), duplicate: Vec::new() })
+        };
+        self.server.registry().modify(&ctx, &resource, "default", name, &here).await.unwrap();
+        self.server.registry().caches().fresh().await.unwrap();
     }
 }
 

@@ -7,6 +7,7 @@
 mod aggregation;
 mod api;
 mod apply;
+mod authn;
 mod corruption;
 mod csr;
 mod custom_resources;

@@ -135,8 +135,7 @@ async fn service(t: &Testing, port: u16) {
         &kind("Service", json!({"spec": {"ports": [{"port": 443, "targetPort": port}]}})),
     )
     .await;
-    let subsets = json!({"subsets": [{"addresses": [{"ip": "127.0.0.1"}], "ports": [{"port": port}]}]});
-    t.create(&core("endpoints"), "default", &kind("Endpoints", subsets)).await;
+    t.endpoints_here("garden", &json!([{"port": port}])).await;
 }
 
 /// A server with another one behind it, which is available.
@@ -176,16 +175,10 @@ async fn availability_is_told_step_by_step() {
     .await;
     let said = condition(&t, "EndpointsNotFound").await;
     assert_eq!(said["message"], "cannot find endpoints for service/garden in \"default\"");
-    let endpoints = |ports: Value| {
-        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "garden"},
-        "subsets": [{"addresses": [{"ip": "127.0.0.1"}], "ports": ports}]})
-    };
-    t.create(&core("endpoints"), "default", &endpoints(json!([{"name": "x", "port": 1}]))).await;
+    t.endpoints_here("garden", &json!([{"name": "x", "port": 1}])).await;
     let said = condition(&t, "MissingEndpoints").await;
     assert_eq!(said["message"], "endpoints for service/garden in \"default\" have no addresses with port name \"api\"");
-    let put = async |ports: Value| {
-        t.http("PUT", "/api/v1/namespaces/default/endpoints/garden", "application/json", &endpoints(ports)).await
-    };
+    let put = async |ports: Value| t.endpoints_here("garden", &ports).await;
     put(json!([{"name": "api", "port": 1}])).await;
     let said = condition(&t, "FailedDiscoveryCheck").await;
     let message = said["message"].as_str().unwrap();
