@@ -79,14 +79,14 @@ pub struct Flags {
     /// An `AdmissionConfiguration`: what the admission plugins are configured with.
     #[arg(long, env = "SAMPAN_ADMISSION_CONTROL_CONFIG_FILE")]
     admission_control_config_file: Option<PathBuf>,
-    #[command(flatten)]
-    auth: auth::Flags,
     /// How many requests that read are served at once; flow control divides them.
     #[arg(long, env = "SAMPAN_MAX_REQUESTS_INFLIGHT", default_value_t = 400)]
     max_requests_inflight: u32,
     /// How many requests that write are served at once, in addition.
     #[arg(long, env = "SAMPAN_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200)]
     max_mutating_requests_inflight: u32,
+    #[command(flatten)]
+    auth: auth::Flags,
     /// Run no workloads on this machine.
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,

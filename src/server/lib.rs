@@ -109,10 +109,10 @@ pub struct Server {
     registry: Registry,
     metrics: metrics::Metrics,
     table: served::Table,
-    authentication: authn::Authentication,
-    authorizers: OnceLock<authz::Authorizers>,
     aggregation: aggregation::Aggregation,
     documents: openapi::Documents,
+    authentication: authn::Authentication,
+    authorizers: OnceLock<authz::Authorizers>,
     flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
     audit: Arc<audit::Audit>,
@@ -162,9 +162,9 @@ impl Server {
             metrics: metrics::Metrics { admission: registry.admission_times().clone(), ..Default::default() },
             registry,
             table: served::Table::new(resources),
-            authentication: authn::Authentication::new(&config)?,
             aggregation: Default::default(),
             documents: Default::default(),
+            authentication: authn::Authentication::new(&config)?,
             authorizers: OnceLock::new(),
             flow_control: flow_control::FlowControl::new(
                 (config.requests_inflight.0 + config.requests_inflight.1).into(),
@@ -180,10 +180,10 @@ impl Server {
         let _ = server.authorizers.set(authz::Authorizers::new(&server)?);
         custom_resources::restore(&server).await?;
         custom_resources::start(&server, tasks, cancel);
-        authn::follow(&server, tasks, cancel)?;
-        authz::follow(&server, tasks, cancel)?;
         aggregation::availability::restore(&server)?;
         aggregation::availability::start(&server, tasks, cancel);
+        authn::follow(&server, tasks, cancel)?;
+        authz::follow(&server, tasks, cancel)?;
         let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             let cancel = ended;
@@ -243,14 +243,14 @@ impl Server {
         self.table.current().resource(group, version, plural)
     }
 
-    /// How callers are known.
-    pub(crate) fn authentication(&self) -> &authn::Authentication {
-        &self.authentication
-    }
-
     /// Flow control.
     pub fn flow_control(&self) -> &flow_control::FlowControl {
         &self.flow_control
+    }
+
+    /// How callers are known.
+    pub(crate) fn authentication(&self) -> &authn::Authentication {
+        &self.authentication
     }
 
     /// The authorizers; nobody may do anything before they are set.

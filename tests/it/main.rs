@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod aggregation;
 mod api;
 mod apply;
 mod authn;

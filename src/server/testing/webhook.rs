@@ -26,18 +26,6 @@ pub struct Webhook {
     pub calls: Arc<AtomicUsize>,
 }
 
-/// Starts one for admission, with a certificate for `names` of an authority of its own.
-pub async fn webhook(names: &[&str], judge: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Webhook {
-    https(names, move |_, review| {
-        let mut response = judge(&review["request"]);
-        response["uid"] = review["request"]["uid"].clone();
-        let mut review = review.clone();
-        review["response"] = response;
-        review
-    })
-    .await
-}
-
 /// TLS with a certificate for `names` of an authority of its own, which is given in base64; whoever
 /// connects may prove to be of `clients`, in PEM.
 pub fn acceptor(names: &[&str], clients: Option<&str>) -> (tokio_rustls::TlsAcceptor, String) {
@@ -54,6 +42,18 @@ pub fn acceptor(names: &[&str], clients: Option<&str>) -> (tokio_rustls::TlsAcce
     let mut config = Arc::unwrap_or_clone(config);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     (tokio_rustls::TlsAcceptor::from(Arc::new(config)), authority)
+}
+
+/// Starts one for admission, with a certificate for `names` of an authority of its own.
+pub async fn webhook(names: &[&str], judge: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Webhook {
+    https(names, move |_, review| {
+        let mut response = judge(&review["request"]);
+        response["uid"] = review["request"]["uid"].clone();
+        let mut review = review.clone();
+        review["response"] = response;
+        review
+    })
+    .await
 }
 
 /// Starts a server that answers a path and a body in JSON with JSON.
