@@ -2,11 +2,13 @@
 //! (<https://kubernetes.io/docs/reference/using-api/cel/>).
 //!
 //! Objects are bound as they are, without types: keys are not escaped, numbers are `int` where
-//! they have no fraction. There is no `authorizer`, no `type()`, and no cost budget.
+//! they have no fraction. There is no `authorizer` and no `type()`. What one evaluation may cost is
+//! limited ([`cost`]); there is no budget for all of a policy.
 
 pub mod cost;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kube_cel::KubeCelExt;
@@ -18,6 +20,8 @@ use serde_json::Value as Json;
 
 /// What every expression of admission may use.
 const ALWAYS: [&str; 3] = ["object", "oldObject", "request"];
+/// The size of what an expression is about, when nothing is known of it.
+const USUAL: u64 = 1000;
 const TYPES: [&str; 12] =
     ["bool", "bytes", "double", "dyn", "int", "list", "map", "null_type", "optional_type", "string", "type", "uint"];
 const NAMESPACES: [&str; 11] =
@@ -27,6 +31,8 @@ const NAMESPACES: [&str; 11] =
 pub struct Expression {
     syntax: Syntax,
     text: String,
+    /// Whether it may cost more than one evaluation may.
+    costly: bool,
 }
 
 impl std::fmt::Debug for Expression {
@@ -53,7 +59,8 @@ impl Expression {
             Some(name) => Err(format!("compilation failed: undeclared reference to '{name}' (in container '')")),
             None => Ok(()),
         }?;
-        Ok(Expression { syntax, text: text.to_owned() })
+        let costly = cost::bound(&syntax, &[], USUAL) > cost::CALL_LIMIT;
+        Ok(Expression { syntax, text: text.to_owned(), costly })
     }
 
     /// As it was written.
@@ -83,7 +90,19 @@ impl Expression {
         }
     }
 
+    /// What it is, as JSON.
+    ///
+    /// # Errors
+    /// In upstream's words, when it cannot be evaluated or is nothing that JSON has.
+    pub fn json(&self, environment: &Environment) -> Result<Json, String> {
+        let value = self.evaluate(environment)?;
+        json_of(&value).ok_or_else(|| self.failure(&format!("it evaluates to {}, which is no JSON", value.type_of())))
+    }
+
     fn evaluate(&self, environment: &Environment) -> Result<Value, String> {
+        if self.costly && environment.bound(&self.syntax) > cost::CALL_LIMIT {
+            return Err(self.failure("operation cancelled: actual cost limit exceeded"));
+        }
         environment.context.resolve(&self.syntax).map_err(|e| self.failure(&environment.reason(&e)))
     }
 
@@ -169,13 +188,19 @@ fn parts(entry: &EntryExpr) -> Vec<&Syntax> {
 pub struct Environment {
     context: Context<'static>,
     variables: HashMap<Key, Value>,
+    names: Vec<String>,
     /// Why variables have no value: told to those who use them.
     broken: HashMap<String, String>,
 }
 
 impl Default for Environment {
     fn default() -> Environment {
-        Environment { context: Context::default().with_all(), variables: HashMap::new(), broken: HashMap::new() }
+        Environment {
+            context: Context::default().with_all(),
+            variables: HashMap::new(),
+            names: Vec::new(),
+            broken: HashMap::new(),
+        }
     }
 }
 
@@ -183,6 +208,7 @@ impl Environment {
     /// Binds a variable.
     pub fn bind(&mut self, name: &str, value: &Json) {
         self.context.add_variable_from_value(name, value_of(value));
+        self.names.push(name.to_owned());
     }
 
     /// Binds `variables.<name>` to what an expression is here. One that cannot be evaluated fails
@@ -198,6 +224,17 @@ impl Environment {
         }
         let all = Value::Map(Map { map: Arc::new(self.variables.clone()) });
         self.context.add_variable_from_value("variables", all);
+        self.names.push("variables".to_owned());
+    }
+
+    /// What an expression can cost here at most.
+    fn bound(&self, syntax: &Syntax) -> u64 {
+        let value = |name: &String| {
+            let ident = Syntax { id: 0, expr: Expr::Ident(name.clone()) };
+            self.context.resolve(&ident).map_or(cost::Shape::Scalar, |v| cost::Shape::of_cel(&v))
+        };
+        let variables: Vec<_> = self.names.iter().map(|n| (n.as_str(), Rc::new(value(n)))).collect();
+        cost::bound(syntax, &variables, 1)
     }
 
     fn reason(&self, e: &ExecutionError) -> String {
@@ -229,6 +266,26 @@ fn value_of(json: &Json) -> Value {
             Value::Map(Map { map: Arc::new(entries.collect()) })
         }
     }
+}
+
+fn json_of(value: &Value) -> Option<Json> {
+    Some(match value {
+        Value::Null => Json::Null,
+        Value::Bool(b) => (*b).into(),
+        Value::Int(i) => (*i).into(),
+        Value::UInt(u) => (*u).into(),
+        Value::Float(f) => serde_json::Number::from_f64(*f)?.into(),
+        Value::String(s) => s.as_str().into(),
+        Value::List(list) => list.iter().map(json_of).collect::<Option<Vec<_>>>()?.into(),
+        Value::Map(map) => {
+            let entry = |(k, v): (&Key, &Value)| match k {
+                Key::String(k) => Some((k.to_string(), json_of(v)?)),
+                _ => None,
+            };
+            Json::Object(map.map.iter().map(entry).collect::<Option<_>>()?)
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -276,6 +333,14 @@ mod tests {
         assert!(said("object.a.exists(x, y == x)").contains("undeclared reference to 'y'"));
         assert!(said("[1].exists(x, x == 1) && x == 1").contains("undeclared reference to 'x'"));
         assert!(said("1").ends_with("it evaluates to int, not to bool"));
+    }
+
+    #[test]
+    fn what_costs_too_much_is_not_evaluated() {
+        let nested = "object.l.all(a, object.l.all(b, a == b))";
+        assert_eq!(holds(nested, &json!({"l": vec![1; 50]})), Ok(true));
+        let said = holds(nested, &json!({"l": vec![1; 1000]})).unwrap_err();
+        assert!(said.ends_with("resulted in error: operation cancelled: actual cost limit exceeded"), "{said}");
     }
 
     #[test]

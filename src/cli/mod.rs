@@ -3,6 +3,7 @@
 
 mod agent;
 mod audit;
+mod auth;
 mod check;
 mod completions;
 mod config_file;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::lock::Lock;
-use super::{kubeconfig, node, process};
+use super::{auth, kubeconfig, node, process};
 
 /// Flags of `sampan server`. Names and meanings are k3s's where k3s has the flag.
 #[derive(Debug, clap::Args)]
@@ -85,6 +85,8 @@ pub struct Flags {
     /// How many requests that write are served at once, in addition.
     #[arg(long, env = "SAMPAN_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200)]
     max_mutating_requests_inflight: u32,
+    #[command(flatten)]
+    auth: auth::Flags,
     /// Run no workloads on this machine.
     #[arg(long, env = "SAMPAN_DISABLE_AGENT")]
     disable_agent: bool,
@@ -192,6 +194,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         audit: flags.audit.config(&data),
         keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
         admission,
+        authentication: flags.auth.authentication()?,
     };
     let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
     let api = server::Server::start(config, store.clone(), pki.clone(), &tasks, &cancel).await?;

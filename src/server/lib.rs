@@ -41,6 +41,7 @@ mod outbound;
 pub mod paths;
 pub mod pki;
 pub mod registry;
+mod reloaded;
 pub mod request;
 pub mod served;
 pub mod service_endpoints;
@@ -91,6 +92,8 @@ pub struct Config {
     pub audit: audit::Config,
     /// What stored secrets are sealed with.
     pub keyring: Arc<encryption::Keyring>,
+    /// How callers are known, beside certificates and service accounts.
+    pub authentication: authn::Settings,
     /// Which admission plugins run.
     pub admission: admission::Settings,
 }
@@ -100,9 +103,11 @@ pub struct Server {
     config: Config,
     address: String,
     registry: Registry,
+    metrics: metrics::Metrics,
     table: served::Table,
     aggregation: aggregation::Aggregation,
     documents: openapi::Documents,
+    authentication: authn::Authentication,
     authorizers: OnceLock<authz::Chain>,
     flow_control: flow_control::FlowControl,
     tokens: Arc<Tokens>,
@@ -147,12 +152,15 @@ impl Server {
             Status::internal_plain(format!("{e}{cause}"))
         })?;
         let tokens = Arc::new(Tokens::new(&pki, &config.issuer)?);
+        let registry = Registry::new(storage, caches.clone());
         let server = Arc::new(Server {
             address,
-            registry: Registry::new(storage, caches.clone()),
+            metrics: metrics::Metrics { admission: registry.admission_times().clone(), ..Default::default() },
+            registry,
             table: served::Table::new(resources),
             aggregation: Default::default(),
             documents: Default::default(),
+            authentication: authn::Authentication::new(&config)?,
             authorizers: OnceLock::new(),
             flow_control: flow_control::FlowControl::new(
                 (config.requests_inflight.0 + config.requests_inflight.1).into(),
@@ -170,6 +178,7 @@ impl Server {
         custom_resources::start(&server, tasks, cancel);
         aggregation::availability::restore(&server)?;
         aggregation::availability::start(&server, tasks, cancel);
+        authn::follow(&server, tasks, cancel)?;
         let (ended, own) = (cancel.clone(), server.clone());
         tasks.spawn(async move {
             let cancel = ended;
@@ -234,6 +243,11 @@ impl Server {
         &self.flow_control
     }
 
+    /// How callers are known.
+    pub(crate) fn authentication(&self) -> &authn::Authentication {
+        &self.authentication
+    }
+
     /// The authorizers; nobody may do anything before they are set.
     pub(crate) fn authorizers(&self) -> Option<&authz::Chain> {
         self.authorizers.get()
@@ -280,35 +294,9 @@ impl Server {
         })
     }
 
-    /// The metrics in the text exposition format.
-    pub fn metrics_text(&self) -> String {
-        let caches = self.registry.caches();
-        let mut text = String::from(
-            "# HELP apiserver_storage_objects Number of stored objects at the time of last check split by kind.\n\
-             # TYPE apiserver_storage_objects gauge\n",
-        );
-        let mut watchers = String::from(
-            "# HELP apiserver_longrunning_requests Gauge of all active long-running apiserver requests.\n\
-             # TYPE apiserver_longrunning_requests gauge\n",
-        );
-        for r in self.resources().iter().filter(|r| r.stored) {
-            let Some(cache) = caches.get(&storage::prefix(r)) else { continue };
-            let name = api::status::qualified(&r.group, &r.plural);
-            text += &format!("apiserver_storage_objects{{resource={name:?}}} {}\n", cache.objects().len());
-            let n = cache.watchers();
-            if n > 0 {
-                watchers += &format!(
-                    "apiserver_longrunning_requests{{group={:?},resource={:?},verb=\"WATCH\",version={:?}}} {n}\n",
-                    r.group, r.plural, r.version
-                );
-            }
-        }
-        text + &watchers
-            + &format!(
-                "# HELP sampan_store_revision The revision of the latest write that the watch cache shows.\n\
-                 # TYPE sampan_store_revision gauge\nsampan_store_revision {}\n",
-                caches.applied()
-            )
+    /// What is counted.
+    pub fn metrics(&self) -> &metrics::Metrics {
+        &self.metrics
     }
 
     /// Whether the server is about to end.

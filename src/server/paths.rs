@@ -1,6 +1,7 @@
 //! Paths that are not resources: health, version, metrics, discovery, OpenAPI, keys.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use api::Status;
 use client::encryption::PATH as ENCRYPTION_PATH;
@@ -13,6 +14,8 @@ use crate::http::respond::{self, Reply};
 use crate::http::{Call, RequestBody, read_body};
 use crate::{Server, discovery, openapi};
 
+/// The text format of Prometheus.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 fn wants_aggregated(call: &Call) -> bool {
@@ -56,7 +59,8 @@ impl Server {
             }
             ["version"] => Ok(respond::json(200, &version())),
             ["healthz" | "livez" | "readyz", rest @ ..] => Ok(self.health(parts[0], rest, &call)),
-            ["metrics"] => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics_text())),
+            ["metrics"] => Ok(respond::bytes(200, METRICS, self.metrics_text())),
+            ["metrics", "slis"] => Ok(respond::bytes(200, METRICS, self.slis_text())),
             ["openapi", rest @ ..] => self.openapi(call, rest).await,
             ["openid", "v1", "jwks"] => Ok(respond::bytes(200, "application/jwk-set+json", self.jwks().to_string())),
             [".well-known", "openid-configuration"] => Ok(respond::json(200, &self.openid_configuration())),
@@ -70,10 +74,15 @@ impl Server {
         openapi::tagged(call, AGGREGATED, &openapi::tag_of(&body), || body.into())
     }
 
+    /// The health checks and their outcomes.
+    pub(crate) fn health_checks(&self) -> [(&'static str, bool); 4] {
+        [("ping", true), ("store", true), ("watch-cache", true), ("shutdown", !self.is_shutting_down())]
+    }
+
     fn health(&self, endpoint: &str, rest: &[&str], call: &Call) -> Reply {
-        let checks = [("ping", true), ("store", true), ("watch-cache", true), ("shutdown", !self.is_shutting_down())];
         let wanted = rest.first();
-        let selected: Vec<(&str, bool)> = checks
+        let selected: Vec<(&str, bool)> = self
+            .health_checks()
             .into_iter()
             .filter(|(n, _)| wanted.is_none_or(|w| w == n))
             // Liveness does not depend on a shutdown that is under way.
@@ -81,6 +90,11 @@ impl Server {
             .collect();
         if selected.is_empty() {
             return respond::status(&Status::no_such_resource());
+        }
+        for (name, ok) in &selected {
+            let status = if *ok { "success" } else { "error" };
+            let labels = format!("name=\"{name}\",status=\"{status}\",type=\"{endpoint}\"");
+            self.metrics().checks.of(labels).fetch_add(1, Ordering::Relaxed);
         }
         let failed = selected.iter().any(|(_, ok)| !ok);
         let code = if failed { 500 } else { 200 };
@@ -96,7 +110,8 @@ impl Server {
     }
 }
 
-fn version() -> Value {
+/// The answer of `/version`.
+pub(crate) fn version() -> Value {
     let minor = api::KUBERNETES_VERSION.split('.').nth(1).unwrap_or_default();
     json!({
         "major": "1",
@@ -122,6 +137,7 @@ fn paths(groups: &[discovery::Group]) -> Vec<String> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",

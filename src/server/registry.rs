@@ -9,6 +9,7 @@ mod list;
 mod prepare;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use api::codec::Decoded;
 use api::managed::Manager;
@@ -24,6 +25,7 @@ use self::prepare::{accept, keep_all_but_status, keep_system_metadata, place, pr
 use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings};
 use crate::audit::Record;
 use crate::conversion::Conversions;
+use crate::metrics::admission::{Phase, Times};
 use crate::request::User;
 use crate::storage::{self, Storage, WriteError};
 use crate::watch_cache::{Cache, Caches};
@@ -155,6 +157,7 @@ pub struct Written {
 
 /// See the module.
 pub struct Registry {
+    times: Arc<Times>,
     storage: Arc<Storage>,
     caches: Arc<Caches>,
     /// Set once, after the plugins that read through the registry have been made.
@@ -173,7 +176,8 @@ type Change<'a> = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync + 'a;
 impl Registry {
     /// A registry over a store and its caches.
     pub fn new(storage: Arc<Storage>, caches: Arc<Caches>) -> Registry {
-        Registry { storage, caches, admission: OnceLock::new(), conversions: OnceLock::new() }
+        let (admission, conversions) = (OnceLock::new(), OnceLock::new());
+        Registry { times: Arc::default(), storage, caches, admission, conversions }
     }
 
     /// Sets the admission plugins; only the first call counts.
@@ -197,6 +201,11 @@ impl Registry {
     /// What everything is stored in.
     pub fn storage(&self) -> &Storage {
         &self.storage
+    }
+
+    /// How long admission takes.
+    pub fn admission_times(&self) -> &Arc<Times> {
+        &self.times
     }
 
     /// The caches.
@@ -310,14 +319,36 @@ impl Registry {
         object: &mut Value,
         old: Option<&Value>,
     ) -> Result<(), Status> {
+        let begun = Instant::now();
+        let outcome = self.admit_mutate_in_turn(a, object, old).await;
+        self.times.step(Phase::Admit, a.operation, outcome.is_err(), begun.elapsed());
+        outcome
+    }
+
+    async fn admit_mutate_in_turn(
+        &self,
+        a: &Attributes<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
         loop {
+            let mut begun = Instant::now();
             for plugin in self.admission.get().into_iter().flatten() {
-                plugin.mutate(a, object, old).await?;
+                let outcome = plugin.mutate(a, object, old).await;
+                begun = self.timed(plugin.name(), Phase::Admit, a, outcome.is_err(), begun);
+                outcome?;
             }
             if !a.reinvocation.begin() {
                 return Ok(());
             }
         }
+    }
+
+    /// Counts what a plugin took; gives the time at which the next one begins.
+    fn timed(&self, plugin: &'static str, phase: Phase, a: &Attributes<'_>, rejected: bool, begun: Instant) -> Instant {
+        let now = Instant::now();
+        self.times.plugin(plugin, phase, a.operation, rejected, now - begun);
+        now
     }
 
     /// Runs validating admission.
@@ -330,10 +361,17 @@ impl Registry {
         object: Option<&Value>,
         old: Option<&Value>,
     ) -> Result<(), Status> {
+        let first = Instant::now();
+        let (mut begun, mut outcome) = (first, Ok(()));
         for plugin in self.admission.get().into_iter().flatten() {
-            plugin.validate(a, object, old).await?;
+            outcome = plugin.validate(a, object, old).await;
+            begun = self.timed(plugin.name(), Phase::Validate, a, outcome.is_err(), begun);
+            if outcome.is_err() {
+                break;
+            }
         }
-        Ok(())
+        self.times.step(Phase::Validate, a.operation, outcome.is_err(), begun - first);
+        outcome
     }
 
     /// Creates an object from what a client sent.

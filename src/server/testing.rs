@@ -53,6 +53,7 @@ impl Testing {
             audit,
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
             admission: crate::admission::Settings::default(),
+            authentication: crate::authn::Settings::default(),
         };
         let cancel = CancellationToken::new();
         let store = Arc::new(store::MemoryStore::new());

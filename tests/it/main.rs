@@ -4,8 +4,10 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod aggregation;
 mod api;
 mod apply;
+mod authn;
 mod corruption;
 mod csr;
 mod custom_resources;

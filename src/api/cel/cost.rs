@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use kube_cel::cel::Value;
 use kube_cel::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue, operators};
 use kube_cel::cel::parser::Expression as Syntax;
 use serde_json::Value as Json;
@@ -31,6 +32,8 @@ const DEPTH: usize = 200;
 pub enum Shape {
     /// Always of the same size.
     Scalar,
+    /// As that, where a schema declares it: such are compared for nothing.
+    Declared,
     /// A string of at most so many bytes.
     Text(u64),
     /// A list of at most so many items.
@@ -60,6 +63,22 @@ impl Shape {
         }
     }
 
+    /// As [`Shape::of_value`].
+    pub(super) fn of_cel(value: &Value) -> Shape {
+        match value {
+            Value::String(s) => Shape::Text(s.len() as u64),
+            Value::Bytes(b) => Shape::Text(b.len() as u64),
+            Value::List(list) => {
+                let item = list.iter().map(Shape::of_cel).reduce(Shape::or).unwrap_or(Shape::Scalar);
+                Shape::List(list.len() as u64, Rc::new(item))
+            }
+            Value::Map(map) => {
+                Shape::Object(map.map.iter().map(|(k, v)| (k.to_string(), Rc::new(Shape::of_cel(v)))).collect())
+            }
+            _ => Shape::Scalar,
+        }
+    }
+
     /// Whichever of two is larger, in every part.
     fn or(self, other: Shape) -> Shape {
         let both = |a: Rc<Shape>, b: Rc<Shape>| Rc::new(Shape::clone(&a).or(Shape::clone(&b)));
@@ -76,6 +95,7 @@ impl Shape {
                 Shape::Object(a)
             }
             // What is null in one place is something in another.
+            (Shape::Declared, other) | (other, Shape::Declared) => other,
             (Shape::Scalar, other) | (other, Shape::Scalar) => other,
             (a, b) => Shape::Any(a.size().max(b.size())),
         }
@@ -84,6 +104,7 @@ impl Shape {
     fn size(&self) -> u64 {
         match self {
             Shape::Scalar => 1,
+            Shape::Declared => 0,
             Shape::Text(n) | Shape::List(n, _) | Shape::Map(n, ..) | Shape::Any(n) => *n,
             Shape::Object(fields) => fields.len() as u64,
         }
@@ -104,17 +125,29 @@ fn share(size: u64, share: u64) -> u64 {
 /// An upper bound of what an expression costs, given how large its variables may be. Of what else
 /// it makes, `unknown` is taken to be the size.
 pub fn bound(expression: &Syntax, variables: &[(&str, Rc<Shape>)], unknown: u64) -> u64 {
-    let variables = variables.iter().map(|(n, s)| ((*n).to_owned(), s.clone())).collect();
-    Estimate { variables, unknown, depth: 0 }.of(expression).cost
+    Estimate::new(variables, unknown).of(expression).cost
+}
+
+/// The first field that an expression names and that what it is of does not declare.
+pub fn undefined_field(expression: &Syntax, variables: &[(&str, Rc<Shape>)]) -> Option<String> {
+    let mut estimate = Estimate::new(variables, u64::MAX);
+    estimate.of(expression);
+    estimate.undefined
 }
 
 struct Estimate {
     variables: Vec<(String, Rc<Shape>)>,
     unknown: u64,
     depth: usize,
+    undefined: Option<String>,
 }
 
 impl Estimate {
+    fn new(variables: &[(&str, Rc<Shape>)], unknown: u64) -> Estimate {
+        let variables = variables.iter().map(|(n, s)| ((*n).to_owned(), s.clone())).collect();
+        Estimate { variables, unknown, depth: 0, undefined: None }
+    }
+
     fn any(&self) -> Rc<Shape> {
         Rc::new(Shape::Any(self.unknown))
     }
@@ -151,8 +184,8 @@ impl Estimate {
             Expr::Select(select) => {
                 let operand = self.of(&select.operand);
                 let cost = operand.cost.saturating_add(1);
-                let shape = if select.test { scalar } else { self.field(&operand.shape, Some(&select.field)) };
-                Part { cost, shape }
+                let field = self.declared(&operand.shape, &select.field);
+                Part { cost, shape: if select.test { scalar } else { field } }
             }
             Expr::List(list) => {
                 let parts: Vec<Part> = list.elements.iter().map(|e| self.of(e)).collect();
@@ -176,6 +209,17 @@ impl Estimate {
             Expr::Comprehension(c) => self.comprehension(c),
             Expr::Call(call) => self.call(call),
         }
+    }
+
+    /// What a field is; one that an object does not have is noted.
+    fn declared(&mut self, of: &Shape, name: &str) -> Rc<Shape> {
+        if let Shape::Object(fields) = of
+            && !fields.contains_key(name)
+            && !fields.keys().any(|k| escaped(k) == name)
+        {
+            self.undefined.get_or_insert_with(|| name.to_owned());
+        }
+        self.field(of, Some(name))
     }
 
     /// What a field, or an entry of an unknown name, is.
@@ -240,7 +284,12 @@ impl Estimate {
             return Part { cost, shape: Rc::new(Shape::clone(&yes.shape).or(Shape::clone(&no.shape))) };
         }
         let arguments = parts.iter().fold(0, |sum: u64, p| sum.saturating_add(p.cost));
-        let (own, shape) = self.function(&call.func_name, &parts, call.target.is_some());
+        let (own, mut shape) = self.function(&call.func_name, &parts, call.target.is_some());
+        if let (operators::OPT_SELECT | operators::OPT_INDEX, [of, _]) = (call.func_name.as_str(), parts.as_slice())
+            && let Some(Expr::Literal(LiteralValue::String(name))) = call.args.last().map(|a| &a.expr)
+        {
+            shape = self.declared(&of.shape, name.inner());
+        }
         Part { cost: arguments.saturating_add(own), shape }
     }
 
@@ -257,7 +306,7 @@ impl Estimate {
                     let item = Shape::clone(a).or(Shape::clone(b));
                     (1, Rc::new(Shape::List(n.saturating_add(*m), Rc::new(item))))
                 }
-                (Shape::Scalar, Shape::Scalar) => (1, scalar()),
+                (Shape::Scalar | Shape::Declared, Shape::Scalar | Shape::Declared) => (1, scalar()),
                 (Shape::Any(_), Shape::List(_, item)) => (1, Rc::new(Shape::List(self.unknown, item.clone()))),
                 _ => {
                     let n = size(0).saturating_add(size(1));
@@ -313,16 +362,45 @@ impl Estimate {
             }
             ("bytes" | "format", _) => (share(size(0), STRING), self.any()),
             ("string", false) if matches!(&*shape(0), Shape::Text(_)) => (share(size(0), STRING), shape(0)),
-            ("string" | "dyn" | "charAt" | "optional" | "value" | "orValue" | "or" | "of" | "ofNonZeroValue", _) => {
-                (1, self.any())
-            }
+            ("orValue" | "or", true) => (1, Rc::new(Shape::clone(&shape(0)).or(Shape::clone(&shape(1))))),
+            ("value", true) => (1, shape(0)),
+            ("dyn" | "of" | "ofNonZeroValue", _) => (1, parts.last().map_or_else(|| self.any(), |p| p.shape.clone())),
+            ("string" | "charAt", _) => (1, self.any()),
             _ => (1, scalar()),
         }
     }
 }
 
+/// Words that mean something in an expression.
+const RESERVED: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
 /// How a field is named where its own name cannot stand in an expression.
 fn escaped(name: &str) -> String {
+    if RESERVED.contains(&name) {
+        return format!("__{name}__");
+    }
     name.replace("__", "__underscores__").replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__")
 }
 
@@ -371,6 +449,8 @@ mod tests {
         let list = Shape::List(1_000_000, Rc::new(Shape::Text(u64::MAX)));
         assert!(cost("self.all(a, self.all(b, a == b))", list.clone()) > 1_000_000_000_000);
         assert_eq!(cost("self.map(a, a + a).all(a, a.contains(a))", list), u64::MAX);
+        let optional = "self.?l.orValue([]).all(a, a > 2)";
+        assert!(cost(optional, Shape::of_value(&json!({"l": [1, 2]}))) < 100);
         assert!(cost("self.filter(a, a > 1).all(a, a > 2)", Shape::List(10, Rc::new(Shape::Scalar))) < 1000);
     }
 }

@@ -8,7 +8,7 @@ use kube_cel::cel::parser::{Expression as Syntax, Parser};
 use serde_json::Value;
 
 use super::{text, texts};
-use crate::cel::cost::{CALL_LIMIT, OBJECT_BUDGET, Shape, bound};
+use crate::cel::cost::{CALL_LIMIT, OBJECT_BUDGET, Shape, bound, undefined_field};
 use crate::field::{ErrorList, FieldError};
 
 /// What one rule may cost in one object.
@@ -42,12 +42,13 @@ fn shape(schema: &Value) -> (Shape, u64) {
         "object" if is_object(&schema["additionalProperties"]) => {
             let (value, least) = shape(&schema["additionalProperties"]);
             let most = number(schema, "maxProperties").unwrap_or((REQUEST - 2) / (least + 6));
-            (Shape::Map(most, Rc::new(Shape::Text(REQUEST - 2)), Rc::new(value)), 2)
+            // Keys are declared without a length.
+            (Shape::Map(most, Rc::new(Shape::Text(0)), Rc::new(value)), 2)
         }
         "object" => object(schema),
         "string" => string(schema),
-        "boolean" => (Shape::Scalar, 4),
-        "integer" | "number" => (Shape::Scalar, 1),
+        "boolean" => (Shape::Declared, 4),
+        "integer" | "number" => (Shape::Declared, 1),
         _ => (Shape::Any(u64::MAX), 1),
     }
 }
@@ -63,7 +64,20 @@ fn object(schema: &Value) -> (Shape, u64) {
         }
         fields.insert(name.clone(), Rc::new(field));
     }
-    (Shape::Object(fields), least)
+    let own = Shape::Object(fields);
+    (if schema["x-kubernetes-embedded-resource"] == true { with_metadata(own) } else { own }, least)
+}
+
+/// What every resource has, whatever its schema says.
+fn with_metadata(own: Shape) -> Shape {
+    let Shape::Object(mut fields) = own else { return own };
+    let text = || Rc::new(Shape::Text(REQUEST - 2));
+    for name in ["apiVersion", "kind"] {
+        fields.entry(name.to_owned()).or_insert_with(text);
+    }
+    let metadata = ["name", "generateName"].map(|n| (n.to_owned(), text()));
+    fields.insert("metadata".to_owned(), Rc::new(Shape::Object(metadata.into())));
+    Shape::Object(fields)
 }
 
 fn string(schema: &Value) -> (Shape, u64) {
@@ -88,6 +102,8 @@ fn rules(schema: &Value) -> impl Iterator<Item = (usize, &Value)> {
 }
 
 struct Total {
+    /// Whether nothing has been looked at yet.
+    at_root: bool,
     all: u64,
     /// The most expensive rules, and where they are.
     most: Vec<(u64, String)>,
@@ -95,7 +111,7 @@ struct Total {
 
 /// Checks that the rules of a schema cannot cost too much.
 pub(super) fn check(schema: &Value, path: &str, errors: &mut ErrorList) {
-    let mut total = Total { all: 0, most: Vec::new() };
+    let mut total = Total { at_root: true, all: 0, most: Vec::new() };
     node(schema, path, Some(1), &mut total, errors);
     if total.all > SCHEMA_LIMIT {
         for (_, path) in &total.most {
@@ -109,23 +125,29 @@ pub(super) fn check(schema: &Value, path: &str, errors: &mut ErrorList) {
 
 /// `times`: how often the place may occur in one object; `None` without a bound.
 fn node(schema: &Value, path: &str, times: Option<u64>, total: &mut Total, errors: &mut ErrorList) {
+    let root = std::mem::replace(&mut total.at_root, false);
     for (i, rule) in rules(schema) {
         let (own, least) = shape(schema);
-        let variables = variables(own);
+        let variables = variables(if root { with_metadata(own) } else { own });
         let times = times.unwrap_or(REQUEST / (least + 1));
         for (field, what, often) in
             [("rule", "estimated rule cost", times), ("messageExpression", "estimated messageExpression cost", 1)]
         {
             let Some(syntax) = parse(&text(&rule[field])).filter(|_| rule[field].is_string()) else { continue };
-            let cost = bound(&syntax, &variables, u64::MAX).saturating_mul(often);
             let at = format!("{path}.x-kubernetes-validations[{i}].{field}");
+            if let Some(name) = undefined_field(&syntax, &variables) {
+                let (said, rule) = (format!("compilation failed: undefined field '{name}'"), text(&rule[field]));
+                errors.push(FieldError::invalid(at, rule, said));
+                continue;
+            }
+            let cost = bound(&syntax, &variables, u64::MAX).saturating_mul(often);
             if cost > RULE_LIMIT {
                 errors.push(FieldError::forbidden(at.clone(), exceeds(what, cost, RULE_LIMIT)));
             }
             total.all = total.all.saturating_add(cost);
             if cost >= SCHEMA_LIMIT / 100 {
                 total.most.push((cost, at));
-                total.most.sort_by_key(|a| std::cmp::Reverse(a.0));
+                total.most.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
                 total.most.truncate(NAMED);
             }
         }
@@ -166,7 +188,7 @@ pub(super) struct Budget(Option<Value>);
 impl Budget {
     /// The budget of a schema; its rules need none where they cannot exceed it.
     pub(super) fn of(schema: &Value) -> Budget {
-        let mut total = Total { all: 0, most: Vec::new() };
+        let mut total = Total { at_root: true, all: 0, most: Vec::new() };
         node(schema, "", Some(1), &mut total, &mut ErrorList::new());
         // No rule costs more than all of them together.
         Budget((total.all > CALL_LIMIT).then(|| schema.clone()))
@@ -261,6 +283,41 @@ mod tests {
         schema["properties"]["x"]["maxItems"] = 10.into();
         schema["properties"]["x"]["items"]["maxItems"] = 10.into();
         assert_eq!(said(&schema), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_rule_names_declared_fields_only() {
+        let schema = |rule: &str| {
+            json!({"type": "object", "x-kubernetes-validations": [{"rule": rule}], "properties": {
+                "spec": {"type": "object", "properties": {"x": {"type": "integer"}, "a-b": {"type": "integer"}}},
+                "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+                "open": {"type": "string", "x-kubernetes-int-or-string": true}}})
+        };
+        for good in [
+            "self.spec.x == 1 && self.spec.a__dash__b == 2",
+            "self.metadata.name == 'a' && self.kind == 'b'",
+            "has(self.map.z) && self.map.z == 1",
+            "self.?spec.?x.orValue(1) == 1",
+        ] {
+            assert_eq!(said(&schema(good)), Vec::<String>::new(), "{good}");
+        }
+        for bad in ["self.spec.z == 100", "has(self.spec.z)", "self.metadata.labels.z == 'a'"] {
+            let told = said(&schema(bad));
+            assert!(told[0].contains("compilation failed: undefined field '"), "{bad}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn declared_sizes_count_and_fields_have_their_escaped_names() {
+        let name = json!({"type": "string", "maxLength": 63});
+        let item = json!({"type": "object", "properties": {"namespace": name, "n": {"type": "integer"}}});
+        let rule = "self.all(a, self.exists_one(b, a.__namespace__ == b.__namespace__ && a.n == b.n))";
+        let list =
+            json!({"type": "array", "maxItems": 32, "items": item, "x-kubernetes-validations": [{"rule": rule}]});
+        assert_eq!(said(&json!({"type": "object", "properties": {"l": list}})), Vec::<String>::new());
+        let keys = json!({"type": "object", "maxProperties": 8, "additionalProperties": name,
+            "x-kubernetes-validations": [{"rule": "self.all(k, k.matches('^[a-z]+$'))"}]});
+        assert_eq!(said(&keys), Vec::<String>::new());
     }
 
     #[test]

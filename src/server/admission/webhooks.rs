@@ -14,6 +14,7 @@ mod review;
 mod tests;
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use api::Status;
 use async_trait::async_trait;
@@ -27,6 +28,7 @@ use super::dynamic::matching::Shown;
 use super::dynamic::request::Request;
 use super::{Admission, Attributes, alive};
 use crate::Server;
+use crate::metrics::admission::{Answer, Phase};
 
 /// The webhooks of all `MutatingWebhookConfiguration`s.
 pub(super) struct Mutating {
@@ -50,7 +52,7 @@ impl Mutating {
     ) -> Result<(), Status> {
         let Some(shown) = hook.matches(server, a, Some(object), old).await? else { return Ok(()) };
         let request = Request { attributes: a, shown: shown.clone(), object: Some(object), old };
-        let answer = match hook.ask(server, &request).await {
+        let answer = match asked(server, hook, Phase::Admit, &request).await {
             Ok(answer) => answer,
             Err(failure) => return settle((index, hook), "mutating", a, failure),
         };
@@ -129,14 +131,15 @@ impl Admission for Validating {
         }
         let server = alive(&self.server)?;
         let configurations = self.hooks.all(&server)?;
-        let mut asked = Vec::new();
+        let mut about = Vec::new();
         for (index, hook) in configurations.iter().flat_map(|c| c.iter()).enumerate() {
             if let Some(shown) = hook.matches(&server, a, object, old).await? {
-                asked.push(((index, hook), Request { attributes: a, shown, object, old }));
+                about.push(((index, hook), Request { attributes: a, shown, object, old }));
             }
         }
-        let answers = join_all(asked.iter().map(|((_, hook), request)| hook.ask(&server, request))).await;
-        for ((hook, _), answer) in asked.iter().zip(answers) {
+        let answers =
+            join_all(about.iter().map(|((_, hook), request)| asked(&server, hook, Phase::Validate, request))).await;
+        for ((hook, _), answer) in about.iter().zip(answers) {
             if let Err(failure) = answer {
                 settle(*hook, "validating", a, failure)?;
             }
@@ -148,6 +151,26 @@ impl Admission for Validating {
 /// A call, as audit annotations name it.
 fn round_of(a: &Attributes<'_>, index: usize) -> String {
     format!("round_{}_index_{index}", u8::from(a.reinvocation.is_second()))
+}
+
+/// Asks a webhook, and counts how that went.
+async fn asked(
+    server: &Arc<Server>,
+    hook: &Hook,
+    phase: Phase,
+    request: &Request<'_>,
+) -> Result<Option<review::Answer>, Failure> {
+    let begun = Instant::now();
+    let answer = hook.ask(server, request).await;
+    let outcome = match &answer {
+        Ok(_) => Answer::Allowed,
+        Err(Failure::Refused(s)) => Answer::Refused(s.code),
+        Err(Failure::Call(_)) if hook.ignores_failures => Answer::Ignored,
+        Err(Failure::Call(_)) => Answer::Failed,
+    };
+    let operation = request.attributes.operation;
+    server.metrics().admission.webhook(&hook.name, phase, operation, outcome, begun.elapsed());
+    answer
 }
 
 /// What a failure of a webhook means for the write.

@@ -2,23 +2,82 @@
 //!
 //! The ways, in order: [`front_proxy`] – headers of the front proxy; [`x509`] – client
 //! certificates; [`bearer`] – tokens, of which [`tokens`] are service accounts' and [`join_tokens`]
-//! joining machines'. The first that knows somebody decides. Who shows something that nobody knows
+//! joining machines', [`jwt`] those of OpenID Connect issuers. The first that knows somebody decides. Who shows something that nobody knows
 //! is refused; who shows nothing is anonymous. [`impersonation`] – somebody acts as somebody else.
 
 pub mod bearer;
+pub mod configuration;
 pub mod front_proxy;
 pub mod impersonation;
 pub mod join_tokens;
+pub mod jwt;
 pub mod tokens;
 pub mod x509;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::Status;
+use arc_swap::ArcSwap;
 use http::request::Parts;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::Server;
+use self::configuration::Configuration;
 use crate::request::User;
+use crate::{Config, Server, reloaded};
+
+/// How callers are known, beside certificates and service accounts.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// An `AuthenticationConfiguration`, which is followed.
+    pub file: Option<PathBuf>,
+    /// The text of one, where there is no file.
+    pub text: Option<String>,
+}
+
+/// What [`Settings`] become.
+pub(crate) struct Authentication {
+    configuration: ArcSwap<Configuration>,
+    /// As it was read.
+    text: String,
+}
+
+impl Authentication {
+    /// # Errors
+    /// A file that cannot be read, or whose contents are wrong.
+    pub(crate) fn new(config: &Config) -> Result<Authentication, Status> {
+        let settings = &config.authentication;
+        let (text, source) = match (&settings.file, &settings.text) {
+            (Some(path), _) => (reloaded::read(path)?, path.display().to_string()),
+            (None, Some(text)) => (text.clone(), "what the authentication flags say".to_owned()),
+            (None, None) => return Ok(Authentication { configuration: ArcSwap::default(), text: String::new() }),
+        };
+        let wrong = |e| Status::internal_plain(format!("{source} cannot be used: {e}"));
+        let configuration = Configuration::parse(&text, &config.issuer).map_err(wrong)?;
+        Ok(Authentication { configuration: ArcSwap::from_pointee(configuration), text })
+    }
+
+    /// What is in force now.
+    pub(crate) fn current(&self) -> Arc<Configuration> {
+        self.configuration.load_full()
+    }
+}
+
+/// Follows the configuration file, if there is one.
+///
+/// # Errors
+/// When it cannot be watched.
+pub(crate) fn follow(server: &Arc<Server>, tasks: &TaskTracker, cancel: &CancellationToken) -> Result<(), Status> {
+    let Some(path) = server.config().authentication.file.clone() else { return Ok(()) };
+    let (known, weak) = (server.authentication().text.clone(), Arc::downgrade(server));
+    reloaded::follow(path, known, tasks, cancel, move |text| {
+        let Some(server) = weak.upgrade() else { return Ok(()) };
+        let configuration = Configuration::parse(text, &server.config().issuer)?;
+        server.authentication().configuration.store(Arc::new(configuration));
+        Ok(())
+    })
+}
 
 /// The other end of a connection, placed in the request's extensions.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +119,10 @@ impl Server {
             Err(e) => errors.push(e),
         }
         if errors.is_empty() {
-            return Ok(User::anonymous());
+            if self.authentication().current().anonymous.allows(parts.uri.path()) {
+                return Ok(User::anonymous());
+            }
+            return Err(Status::unauthorized());
         }
         tracing::debug!(error = aggregate(&errors), "a request was not authenticated");
         Err(Status::unauthorized())

@@ -40,7 +40,7 @@ impl Wishes {
         let is_json = parts.headers.get(CONTENT_TYPE).is_some_and(|t| t == "application/json");
         let to_protobuf = self.protobuf && is_json && size.is_some();
         let compress = self.gzip && size.is_some_and(|n| n > COMPRESS_FROM);
-        if !to_protobuf && !(compress && !parts.headers.contains_key(CONTENT_ENCODING)) {
+        if !to_protobuf && (!compress || parts.headers.contains_key(CONTENT_ENCODING)) {
             return Reply::from_parts(parts, body);
         }
         let Ok(collected) = body.collect().await;

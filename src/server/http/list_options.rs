@@ -350,7 +350,7 @@ mod tests {
         let pods = api::registry::builtin().into_iter().find(|r| r.plural == "pods").unwrap();
         let start = |q: &str| options(q, true).unwrap().start(&pods);
         assert_eq!(start("").unwrap(), Start { after: 0, initial: true, mark_end: false });
-        assert_eq!(start("allowWatchBookmarks=1&resourceVersion=0").unwrap().mark_end, true);
+        assert!(start("allowWatchBookmarks=1&resourceVersion=0").unwrap().mark_end);
         assert_eq!(start("resourceVersion=5").unwrap(), Start { after: 5, initial: false, mark_end: false });
         let listing =
             "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=5&allowWatchBookmarks=1";

@@ -104,6 +104,8 @@ impl Server {
         let wishes = encoding::Wishes::of(&parts.headers);
         let arrival = Arrival::of(parts);
         let limit = deadline::of(&arrival.query, &arrival.info);
+        let requests = &self.metrics().requests;
+        let observed = requests.begin(self, &arrival.parts, &arrival.info, &arrival.query);
         let server = self.clone();
         let answer = async move { server.route(arrival, body).await.unwrap_or_else(|s| respond::status(&s)) };
         let mut reply = match limit {
@@ -111,6 +113,7 @@ impl Server {
             Ok(None) => answer.await,
             Err(s) => respond::status(&s),
         };
+        requests.end(&observed, &reply);
         audit::show_name(&mut reply, id);
         wishes.fulfil(reply).await
     }
@@ -237,7 +240,8 @@ impl Server {
                 let options = ListOptions::parse(&call.query, true)?;
                 let selection = self.selection(&call, &resource)?;
                 let accepted = negotiate::streamed(accepted)?;
-                watch::serve(self.registry(), &resource, selection, &options, accepted, include).await
+                let counted = self.metrics().requests.watch(&resource, i);
+                watch::serve(self.registry(), &resource, selection, &options, accepted, include, counted).await
             }
             "create" | "update" | "patch" => {
                 let written = self.write(&call, &resource, &body).await?;

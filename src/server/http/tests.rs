@@ -147,3 +147,36 @@ async fn one_name_is_watched_by_the_old_path_and_by_a_selector() {
         assert_eq!(events[0]["object"]["metadata"]["name"], "m1");
     }
 }
+
+#[tokio::test]
+async fn requests_and_watch_events_are_counted_by_upstreams_names() {
+    let t = with_config_maps(2).await;
+    let ask = async |uri: &str| {
+        let mut request = http::Request::new(RequestBody::empty());
+        *request.uri_mut() = uri.parse().unwrap();
+        t.server.serve(request).await.status().as_u16()
+    };
+    assert_eq!(ask("/healthz").await, 200);
+    assert_eq!(ask("/api/v1/pods?limit=1").await, 403);
+    assert_eq!(ask("/api/v1/made-up-17").await, 403);
+    body(get(&t, &format!("{MAPS}?watch=1&timeoutSeconds=1"), "application/json").await).await;
+    let text = t.server.metrics_text();
+    for line in [
+        "apiserver_request_total{code=\"200\",dry_run=\"\",component=\"apiserver\",group=\"\",resource=\"\",scope=\"\",subresource=\"/healthz\",verb=\"GET\",version=\"\"} 1",
+        "apiserver_request_total{code=\"403\",dry_run=\"\",component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"cluster\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 1",
+        "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 0",
+        "apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"configmaps\",scope=\"namespace\",subresource=\"\",verb=\"WATCH\",version=\"v1\"} 0",
+        "apiserver_watch_events_total{group=\"\",resource=\"configmaps\",version=\"v1\"} 2",
+        "apiserver_resource_objects{group=\"\",resource=\"configmaps\"} 2",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert!(text.contains(
+        "apiserver_admission_controller_admission_duration_seconds_count{name=\"ServiceAccount\",operation=\"CREATE\""
+    ));
+    assert!(text.contains("kubernetes_build_info{") && text.contains("process_resident_memory_bytes "));
+    assert!(!text.contains("made-up-17"));
+    let slis = t.server.slis_text();
+    assert!(slis.contains("kubernetes_healthcheck{name=\"ping\",type=\"readyz\"} 1"));
+    assert!(slis.contains("kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1"));
+}

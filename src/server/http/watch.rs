@@ -17,6 +17,7 @@ use super::list_options::ListOptions;
 use super::negotiate::{Accepted, Form, Media};
 use super::respond::{self, IncludeObject, Reply};
 use crate::conversion::Conversions;
+use crate::metrics::requests::{Events, Open};
 use crate::registry::{Registry, Selection};
 use crate::watch_cache::{self, Caches, Change, Delivery, Subscription};
 
@@ -158,6 +159,7 @@ pub async fn subscribe(
 ///
 /// # Errors
 /// As upstream, only for bad parameters: what is wrong after those is sent in the stream.
+#[allow(clippy::too_many_arguments)]
 pub async fn serve(
     registry: &Registry,
     resource: &Arc<Resource>,
@@ -165,6 +167,7 @@ pub async fn serve(
     options: &ListOptions,
     accepted: Accepted,
     include: IncludeObject,
+    counted: (Open, Arc<Events>),
 ) -> Result<Reply, Status> {
     let start = options.start(resource)?;
     // Upstream's default: between 30 and 60 minutes, so that watches do not all end at once.
@@ -188,7 +191,7 @@ pub async fn serve(
     let bookmarks = options.bookmarks;
     // The task ends with the connection: its sends fail once the body is dropped.
     tokio::spawn(async move {
-        let mut feed = Feed { shape, subscription, start, bookmarks, conversions, frames: tx };
+        let mut feed = Feed { shape, subscription, start, bookmarks, conversions, frames: tx, counted };
         if let Err(End::Failed(s)) = feed.run(&check, &caches, Duration::from_secs(seconds)).await {
             // The last frame; whoever reads no more does not need it.
             let _ = feed.frames.send(feed.shape.error(&s)).await;
@@ -209,9 +212,13 @@ struct Feed {
     bookmarks: bool,
     conversions: Arc<Conversions>,
     frames: mpsc::Sender<Bytes>,
+    /// The open stream, and the events of the resource.
+    counted: (Open, Arc<Events>),
 }
 
 /// Why a watch ends before its time.
+// Failures are rare: a box would cost more to read than it saves.
+#[allow(clippy::large_enum_variant)]
 enum End {
     /// Nobody reads it any more.
     Left,
@@ -240,7 +247,8 @@ impl Feed {
             let frame = tokio::select! {
                 () = &mut deadline => {
                     if self.bookmarks {
-                        self.frames.send(self.shape.bookmark(caches.applied(), false)).await?;
+                        let last = self.shape.bookmark(caches.applied(), false);
+                        self.send(last).await?;
                     }
                     return Ok(());
                 }
@@ -259,8 +267,15 @@ impl Feed {
                     self.shape.converted(&self.conversions, change, &delivery).await?
                 }
             };
-            self.frames.send(frame).await?;
+            self.send(frame).await?;
         }
+    }
+
+    async fn send(&self, frame: Bytes) -> Result<(), End> {
+        let size = frame.len();
+        self.frames.send(frame).await?;
+        self.counted.1.sent(size);
+        Ok(())
     }
 
     /// The objects at the start, where they are wanted, and the events since it.
@@ -273,17 +288,19 @@ impl Feed {
             let resource = self.shape.resource.clone();
             let selected = own.map(|(_, object)| object).filter(|o| check.selects(&resource, o)).cloned();
             for object in self.conversions.served(&resource, selected.collect()).await? {
-                self.frames.send(self.shape.of_object(Change::Added.name(), &object)).await?;
+                let frame = self.shape.of_object(Change::Added.name(), &object);
+                self.send(frame).await?;
             }
             if self.start.mark_end {
                 let end = self.shape.bookmark(self.subscription.revision, true);
-                self.frames.send(end).await?;
+                self.send(end).await?;
             }
         }
         drop(objects);
         for (change, event) in std::mem::take(&mut self.subscription.past) {
             let object = self.conversions.served_one(&self.shape.resource, event.object.clone()).await?;
-            self.frames.send(self.shape.of_object(change.name(), &object)).await?;
+            let frame = self.shape.of_object(change.name(), &object);
+            self.send(frame).await?;
         }
         Ok(())
     }

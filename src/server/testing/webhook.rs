@@ -14,7 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-type Judge = dyn Fn(&Value) -> Value + Send + Sync;
+type Judge = dyn Fn(&str, &Value) -> Value + Send + Sync;
 
 /// A webhook server. What it answers is `response` of the review, without the UID.
 pub struct Webhook {
@@ -44,8 +44,20 @@ pub fn acceptor(names: &[&str], clients: Option<&str>) -> (tokio_rustls::TlsAcce
     (tokio_rustls::TlsAcceptor::from(Arc::new(config)), authority)
 }
 
-/// Starts one, with a certificate for `names` of an authority of its own.
+/// Starts one for admission, with a certificate for `names` of an authority of its own.
 pub async fn webhook(names: &[&str], judge: impl Fn(&Value) -> Value + Send + Sync + 'static) -> Webhook {
+    https(names, move |_, review| {
+        let mut response = judge(&review["request"]);
+        response["uid"] = review["request"]["uid"].clone();
+        let mut review = review.clone();
+        review["response"] = response;
+        review
+    })
+    .await
+}
+
+/// Starts a server that answers a path and a body in JSON with JSON.
+pub async fn https(names: &[&str], judge: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Webhook {
     let judge: Arc<Judge> = Arc::new(judge);
     let (acceptor, authority) = acceptor(names, None);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -62,12 +74,11 @@ pub async fn webhook(names: &[&str], judge: impl Fn(&Value) -> Value + Send + Sy
                     let (judge, calls) = (judge.clone(), calls.clone());
                     async move {
                         calls.fetch_add(1, Ordering::Relaxed);
+                        let path = request.uri().path().to_owned();
                         let body = request.into_body().collect().await?.to_bytes();
-                        let mut review: Value = serde_json::from_slice(&body).unwrap();
-                        let mut response = judge(&review["request"]);
-                        response["uid"] = review["request"]["uid"].clone();
-                        review["response"] = response;
-                        Ok::<_, hyper::Error>(hyper::Response::new(Full::new(Bytes::from(review.to_string()))))
+                        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+                        let answer = judge(&path, &body).to_string();
+                        Ok::<_, hyper::Error>(hyper::Response::new(Full::new(Bytes::from(answer))))
                     }
                 });
                 let _ =
