@@ -22,6 +22,11 @@ const PODS_CHECKED: usize = 3000;
 /// Subresources of pods that do not write their spec.
 const SPARED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
 
+/// What is noted in the audit log.
+const EXEMPT: &str = "pod-security.kubernetes.io/exempt";
+const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
+
 /// Who is not looked at, and what holds where no label says otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
@@ -144,6 +149,14 @@ impl PodSecurity {
         if !audited.is_empty() {
             let would = format!("would violate PodSecurity \"{}\": {}", policy.audit, details(&audited));
             a.annotate("pod-security.kubernetes.io/audit-violations", would);
+        }
+        if enforce {
+            a.annotate(ENFORCED, policy.enforce.to_string());
+        }
+        let audited = broken(policy.audit);
+        if !audited.is_empty() {
+            let why = format!("would violate PodSecurity \"{}\": {}", policy.audit, details(&audited));
+            a.annotate(VIOLATIONS, why);
         }
         let enforced = if enforce { broken(policy.enforce) } else { Vec::new() };
         if !enforced.is_empty() {
