@@ -32,6 +32,7 @@ pub fn builtin() -> Vec<Arc<Resource>> {
     networking(&mut all);
     policy_and_rbac(&mut all);
     storage(&mut all);
+    devices(&mut all);
     admission(&mut all);
     small_groups(&mut all);
     flow_control(&mut all);
@@ -336,6 +337,16 @@ fn storage(all: &mut Vec<Entry>) {
         cluster(group, "v1", "StorageClass", "storageclasses").short(&["sc"]),
         cluster(group, "v1", "VolumeAttachment", "volumeattachments").conditional().status(),
         cluster(group, "v1", "VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]),
+    ]);
+}
+
+fn devices(all: &mut Vec<Entry>) {
+    let group = "resource.k8s.io";
+    all.extend([
+        cluster(group, "v1", "DeviceClass", "deviceclasses").generation(),
+        namespaced(group, "v1", "ResourceClaim", "resourceclaims").status(),
+        namespaced(group, "v1", "ResourceClaimTemplate", "resourceclaimtemplates"),
+        cluster(group, "v1", "ResourceSlice", "resourceslices").generation().fields(&["spec.driver", "spec.nodeName"]),
     ]);
 }
 

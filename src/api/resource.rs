@@ -129,6 +129,10 @@ pub trait Strategy: Send + Sync {
     fn warnings(&self, _object: &Value) -> Vec<String> {
         Vec::new()
     }
+    /// Warnings sent with the response to an update.
+    fn update_warnings(&self, new: &Value, _old: &Value) -> Vec<String> {
+        self.warnings(new)
+    }
     /// The grace period for a deletion without one, in seconds; `None` deletes at once (all but pods).
     fn default_grace_seconds(&self, _object: &Value) -> Option<i64> {
         None

@@ -6,6 +6,8 @@ use server::audit::{Config, Rotation};
 
 /// See the module.
 #[derive(Debug, clap::Args)]
+// Part of the flags of the server, whose group has the same name.
+#[group(skip)]
 pub struct Flags {
     /// What is audited, an audit.k8s.io/v1 Policy [default: who changes what and who reads what, without what idles].
     #[arg(long, env = "SAMPAN_AUDIT_POLICY_FILE", value_parser = super::absolute)]

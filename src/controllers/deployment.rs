@@ -339,7 +339,8 @@ impl DeploymentController {
             return Ok(());
         }
         let patch = json!({"metadata": {"annotations": {REVISION: revision_now.to_string()}}});
-        self.client.patch::<Deployment>(namespace(d), name(d), "", PatchKind::Merge, &patch).await?;
+        // With the status, as upstream: the generation counts what users change.
+        self.client.patch::<Deployment>(namespace(d), name(d), "status", PatchKind::Merge, &patch).await?;
         Ok(())
     }
 

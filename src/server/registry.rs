@@ -6,7 +6,7 @@
 
 mod deletion;
 mod list;
-mod prepare;
+pub(crate) mod prepare;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -719,7 +719,9 @@ impl Registry {
         if !ctx.admitted {
             self.admit_validate(&attributes, Some(&new), Some(old)).await?;
         }
-        warnings.extend(strategy.warnings(&new));
+        if subresource.is_empty() {
+            warnings.extend(strategy.update_warnings(&new, old));
+        }
         if let Some(m) = managed {
             new["metadata"]["managedFields"] = m;
         }

@@ -121,6 +121,22 @@ impl Testing {
         self.server.registry().caches().fresh().await.unwrap();
         created
     }
+
+    /// Endpoints on this host, past the rules for clients: nobody else may name loopback addresses.
+    pub async fn endpoints_here(&self, name: &str, port: u16) {
+        let elsewhere = json!([{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": port}]}]);
+        let body = json!({"metadata": {"name": name}, "subsets": elsewhere});
+        self.create(&core("endpoints"), "default", &body).await;
+        let resource = self.server.resource("", "v1", "endpoints").unwrap();
+        let ctx = crate::registry::WriteContext::new(admin());
+        let here = |current: &Value| {
+            let mut new = current.clone();
+            new["subsets"][0]["addresses"][0]["ip"] = "127.0.0.1".into();
+            Ok(api::codec::Decoded { value: new, unknown: Vec::new(), duplicate: Vec::new() })
+        };
+        self.server.registry().modify(&ctx, &resource, "default", name, &here).await.unwrap();
+        self.server.registry().caches().fresh().await.unwrap();
+    }
 }
 
 /// The administrator.

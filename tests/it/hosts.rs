@@ -185,7 +185,12 @@ impl Host {
     }
 
     pub fn kubectl_command(&self) -> Command {
-        let mut c = self.command("kubectl");
+        self.kubectl_of("kubectl")
+    }
+
+    /// The kubectl that is this program.
+    pub fn kubectl_of(&self, program: &str) -> Command {
+        let mut c = self.command(program);
         c.arg("--cache-dir").arg(self.directory.join("kubectl-cache"));
         c
     }

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
+use crate::clients::{MINORS, client, python, well};
 use crate::hosts::{Host, Lab, lacking};
 use crate::lab::{eventually, has, skipped};
 
@@ -238,7 +239,6 @@ const REFUSALS: &[(&str, &str)] = &[
     ("logs {pod} --previous", "previous terminated container \"web\" in pod \"{pod}\" not found"),
     ("exec {pod} -- nope", "executable file not found"),
     ("top nodes", "Metrics API not available"),
-    ("debug {pod} --image=i --profile=general -- sh", "is not served by this version"),
     ("wait --for=condition=Nope pod/two --timeout=1s", "timed out waiting for the condition on pods/two"),
     ("drain h1 --timeout=5s", "cannot delete DaemonSet-managed Pods"),
     ("scale deploy web --replicas=1 --current-replicas=7", "Expected replicas to be 7, was 2"),
@@ -250,12 +250,14 @@ struct Cluster {
     host: Host,
     /// A pod of the deployment.
     pod: String,
+    /// Which kubectl.
+    program: String,
 }
 
 impl Cluster {
     /// kubectl with the words of a command.
     fn kubectl(&self, command: &str) -> Command {
-        let mut c = self.host.kubectl_command();
+        let mut c = self.host.kubectl_of(&self.program);
         c.args(command.split(' ').map(|w| w.replace("{pod}", &self.pod)));
         c.env("KUBE_EDITOR", "sed -i s/x:\\ z/x:\\ edited/");
         c
@@ -351,6 +353,13 @@ fn forwarded_ports(c: &Cluster) {
     }
 }
 
+fn streams_of_the_python_client(c: &Cluster) {
+    let Some(python) = python("client.py") else { return };
+    let mut command = c.host.command("env");
+    command.args(python.get_envs().map(|(k, v)| format!("{}={}", k.display(), v.unwrap_or_default().display())));
+    well(command.arg(python.get_program()).args(python.get_args()).arg(c.host.kubeconfig()).arg(&c.pod));
+}
+
 fn followed_logs_and_watches(c: &Cluster) {
     c.with_input("apply -f -", SLOW);
     c.prints(&[("wait --for=jsonpath={.status.ready}=1 job/slow --timeout=20s", &[])]);
@@ -385,13 +394,19 @@ fn every_command_does_what_it_does_upstream() {
     let again = ".status.containerStatuses[?(@.name==\"a\")].restartCount";
     eventually("a container was restarted", || host.words("pod two", again) != ["0"]);
     let pod = host.words("pods -l app=web", ".items[0].metadata.name").remove(0);
-    let c = Cluster { host, pod };
-    c.prints(LOOKS);
-    c.refuses(REFUSALS);
-    c.prints(&[("uncordon h1", &["uncordoned"])]);
-    terminals_and_pipes(&c);
-    files(&c);
-    forwarded_ports(&c);
+    let mut c = Cluster { host, pod, program: String::new() };
+    // Newer minors talk other protocols for streams.
+    let newer = MINORS.iter().filter_map(|m| Some(client(&format!("kubectl-1.{m}"))?.display().to_string()));
+    for program in newer.chain(["kubectl".to_owned()]) {
+        c.program = program;
+        c.prints(LOOKS);
+        c.refuses(REFUSALS);
+        c.prints(&[("uncordon h1", &["uncordoned"])]);
+        terminals_and_pipes(&c);
+        files(&c);
+        forwarded_ports(&c);
+    }
+    streams_of_the_python_client(&c);
     followed_logs_and_watches(&c);
     c.prints(CHANGES);
     let changed = c.with_input("diff -f -", &WORKLOAD.replace("replicas: 2", "replicas: 3"));

@@ -4,9 +4,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::cells::{age, containers, name, selector, since};
-use super::{child, list, pod_spec, set, text};
+use super::{child, list, list_mut, pod_spec, pod_warnings, rules, set, text};
 use crate::field::{ErrorList, FieldError};
+use crate::names;
 use crate::resource::{Strategy, field_at};
+use crate::selector::LabelSelector;
 
 const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
@@ -23,28 +25,197 @@ fn default_job(spec: &mut Value) {
     set(s, "suspend", false);
     let policy = if s.contains_key("podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
     set(s, "podReplacementPolicy", policy);
+    for rule in spec.get_mut("podFailurePolicy").into_iter().flat_map(|p| list_mut(p, "rules")) {
+        for c in list_mut(rule, "onPodConditions").filter_map(Value::as_object_mut) {
+            set(c, "status", "True");
+        }
+    }
     if spec["template"].get("spec").is_some() {
         pod_spec::default(&mut spec["template"]["spec"]);
     }
 }
 
+const REPLACEMENTS: [&str; 2] = ["Failed", "TerminatingOrFailed"];
+/// The most pods that run at once, and indexes that fail, of an indexed job.
+const INDEXED_MOST: i64 = 100_000;
+
 fn validate_job(spec: &Value, path: &str, errors: &mut ErrorList) {
-    for field in ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"] {
-        if let Some(n) = spec[field].as_i64().filter(|n| *n < 0) {
-            errors.push(FieldError::invalid(format!("{path}.{field}"), n, "must be greater than or equal to 0"));
+    let numbers = [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ];
+    rules::not_negative(spec, &numbers, path, errors);
+    let field = |f: &str| format!("{path}.{f}");
+    let n = |f: &str| spec[f].as_i64();
+    if n("maxFailedIndexes").is_some() && n("backoffLimitPerIndex").is_none() {
+        errors.push(FieldError::required(field("backoffLimitPerIndex"), "when maxFailedIndexes is specified"));
+    }
+    if !text(spec, "managedBy").is_empty() {
+        rules::label_name(text(spec, "managedBy"), &field("managedBy"), errors);
+    }
+    rules::one_of_if_given(spec, "completionMode", path, &["NonIndexed", "Indexed"], errors);
+    let wrong = |f: &str, detail: &str| FieldError::invalid(field(f), spec[f].clone(), detail);
+    if text(spec, "completionMode") == "Indexed" {
+        if n("completions").is_none() {
+            errors.push(FieldError::required(field("completions"), "when completion mode is Indexed"));
+        }
+        if n("parallelism").is_some_and(|p| p > INDEXED_MOST) {
+            let detail = format!("must be less than or equal to {INDEXED_MOST} when completion mode is Indexed");
+            errors.push(wrong("parallelism", &detail));
+        }
+        if let (Some(failed), Some(all)) = (n("maxFailedIndexes"), n("completions"))
+            && failed > all
+        {
+            errors.push(wrong("maxFailedIndexes", "must be less than or equal to completions"));
+        }
+        if n("maxFailedIndexes").is_some_and(|m| m > INDEXED_MOST) {
+            errors.push(wrong("maxFailedIndexes", &format!("must be less than or equal to {INDEXED_MOST}")));
+        }
+    } else {
+        for f in ["backoffLimitPerIndex", "maxFailedIndexes"].into_iter().filter(|f| n(f).is_some()) {
+            errors.push(wrong(f, "requires indexed completion mode"));
         }
     }
-    if text(spec, "completionMode") == "Indexed" && spec["completions"].is_null() {
-        errors.push(FieldError::required(format!("{path}.completions"), "when completion mode is Indexed"));
+    if spec["podFailurePolicy"].is_object() {
+        failure_policy(spec, &field("podFailurePolicy.rules"), errors);
     }
-    pod_spec::validate(&spec["template"]["spec"], &format!("{path}.template.spec"), errors);
-    let policy = text(&spec["template"]["spec"], "restartPolicy");
-    if policy == "Always" || policy.is_empty() {
-        let field = format!("{path}.template.spec.restartPolicy");
-        errors.push(FieldError {
-            detail: "valid values: \"OnFailure\", \"Never\"".into(),
-            ..FieldError::required(field, "")
-        });
+    if spec["successPolicy"].is_object() {
+        success_policy(spec, &field("successPolicy"), errors);
+    }
+    let replacements = if spec["podFailurePolicy"].is_object() { &REPLACEMENTS[..1] } else { &REPLACEMENTS[..] };
+    rules::one_of_if_given(spec, "podReplacementPolicy", path, replacements, errors);
+    pod_spec::validate_template(&spec["template"], &field("template"), errors);
+    let restart = field("template.spec.restartPolicy");
+    match text(&spec["template"]["spec"], "restartPolicy") {
+        "Always" | "" => {
+            errors.push(FieldError::required(restart, "valid values: \"OnFailure\", \"Never\""));
+        }
+        given if !matches!(given, "OnFailure" | "Never") => {
+            errors.push(FieldError::not_supported(restart, given, &["OnFailure", "Never"]));
+        }
+        given if given != "Never" && spec["podFailurePolicy"].is_object() => {
+            let detail = "only \"Never\" is supported when podFailurePolicy is specified";
+            errors.push(FieldError::invalid(restart, given, detail));
+        }
+        _ => {}
+    }
+}
+
+/// A word that must be there, whose absence upstream answers with what it may be.
+fn word(v: &Value, field: &str, path: &str, supported: &[&str], errors: &mut ErrorList) {
+    if text(v, field).is_empty() {
+        let all = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(" ");
+        errors.push(FieldError::required(format!("{path}.{field}"), format!("valid values: [{all}]")));
+    } else {
+        rules::one_of_if_given(v, field, path, supported, errors);
+    }
+}
+
+/// An error that shows no value.
+fn without_value(path: &str, detail: &str) -> FieldError {
+    FieldError { value: None, ..FieldError::invalid(path, Value::Null, detail) }
+}
+
+fn failure_policy(spec: &Value, path: &str, errors: &mut ErrorList) {
+    const ACTIONS: [&str; 4] = ["Count", "FailIndex", "FailJob", "Ignore"];
+    const MOST: usize = 20;
+    let all: Vec<&Value> = list(&spec["podFailurePolicy"], "rules").collect();
+    if all.len() > MOST {
+        errors.push(FieldError::too_many(path, all.len(), MOST));
+    }
+    for (i, rule) in all.into_iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        word(rule, "action", &path, &ACTIONS, errors);
+        if text(rule, "action") == "FailIndex" && spec["backoffLimitPerIndex"].is_null() {
+            let detail = "requires the backoffLimitPerIndex to be set";
+            errors.push(FieldError::invalid(format!("{path}.action"), "FailIndex", detail));
+        }
+        let codes = rule["onExitCodes"].is_object();
+        if codes {
+            exit_codes(spec, &rule["onExitCodes"], &format!("{path}.onExitCodes"), errors);
+        }
+        let conditions: Vec<&Value> = list(rule, "onPodConditions").collect();
+        for (n, c) in conditions.iter().enumerate() {
+            let path = format!("{path}.onPodConditions[{n}]");
+            rules::label_name(text(c, "type"), &format!("{path}.type"), errors);
+            word(c, "status", &path, &["False", "True", "Unknown"], errors);
+        }
+        let detail = match (codes, conditions.is_empty()) {
+            (true, false) => "specifying both OnExitCodes and OnPodConditions is not supported",
+            (false, true) => "specifying one of OnExitCodes and OnPodConditions is required",
+            _ => continue,
+        };
+        errors.push(without_value(&path, detail));
+    }
+}
+
+fn exit_codes(spec: &Value, v: &Value, path: &str, errors: &mut ErrorList) {
+    const MOST: usize = 255;
+    word(v, "operator", path, &["In", "NotIn"], errors);
+    let pod = &spec["template"]["spec"];
+    let known = |name: &str| list(pod, "containers").chain(list(pod, "initContainers")).any(|c| c["name"] == name);
+    if let Some(name) = v["containerName"].as_str().filter(|n| !known(n)) {
+        let detail = "must be one of the container or initContainer names in the pod template";
+        errors.push(FieldError::invalid(format!("{path}.containerName"), name, detail));
+    }
+    let (field, values) = (format!("{path}.values"), list(v, "values").filter_map(Value::as_i64).collect::<Vec<_>>());
+    if values.is_empty() {
+        errors.push(FieldError::invalid(field.clone(), v["values"].clone(), "at least one value is required"));
+    } else if values.len() > MOST {
+        errors.push(FieldError::too_many(field.clone(), values.len(), MOST));
+    }
+    for (i, code) in values.iter().enumerate() {
+        let field = format!("{field}[{i}]");
+        if *code == 0 && text(v, "operator") == "In" {
+            errors.push(FieldError::invalid(field.clone(), 0, "must not be 0 for the In operator"));
+        }
+        if values[..i].contains(code) {
+            errors.push(FieldError::duplicate(field, *code));
+        }
+    }
+    if !values.is_sorted() {
+        errors.push(FieldError::invalid(field, v["values"].clone(), "must be ordered"));
+    }
+}
+
+fn success_policy(spec: &Value, path: &str, errors: &mut ErrorList) {
+    const MOST: usize = 20;
+    if text(spec, "completionMode") != "Indexed" {
+        errors.push(without_value(path, "requires indexed completion mode"));
+        return;
+    }
+    let (field, all) = (format!("{path}.rules"), list(&spec["successPolicy"], "rules").collect::<Vec<_>>());
+    if all.is_empty() {
+        errors.push(FieldError::required(
+            field.clone(),
+            "at least one rules must be specified when the successPolicy is specified",
+        ));
+    }
+    if all.len() > MOST {
+        errors.push(FieldError::too_many(field.clone(), all.len(), MOST));
+    }
+    for (i, rule) in all.into_iter().enumerate() {
+        let path = format!("{field}[{i}]");
+        rules::not_negative(rule, &["succeededCount"], &path, errors);
+        if rule["succeededIndexes"].is_null() && rule["succeededCount"].is_null() {
+            errors.push(FieldError::required(
+                path,
+                "at least one of succeededCount or succeededIndexes must be specified",
+            ));
+            continue;
+        }
+        let (count, all) = (rule["succeededCount"].as_i64(), spec["completions"].as_i64());
+        if let (Some(count), Some(all)) = (count, all)
+            && count > all
+        {
+            let detail = format!("must be less than or equal to {all} (the number of specified completions)");
+            errors.push(FieldError::invalid(format!("{path}.succeededCount"), count, detail));
+        }
     }
 }
 
@@ -95,33 +266,84 @@ impl Strategy for Job {
     }
 
     fn validate(&self, o: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        if o["spec"]["selector"].is_null() {
+        let (spec, mut errors) = (&o["spec"], ErrorList::new());
+        if spec["manualSelector"] != true && spec["selector"].is_object() {
+            generated_selector(o, &mut errors);
+        }
+        validate_job(spec, "spec", &mut errors);
+        if spec["selector"].is_null() {
             errors.push(FieldError::required("spec.selector", ""));
         }
-        validate_job(&o["spec"], "spec", &mut errors);
+        rules::label_selector(&spec["selector"], "spec.selector", &mut errors);
+        let labels = spec["template"]["metadata"]["labels"].clone();
+        let map = serde_json::from_value(labels.clone()).unwrap_or_default();
+        if LabelSelector::from_value(&spec["selector"]).is_ok_and(|s| !s.matches(&map)) {
+            let detail = "`selector` does not match template `labels`";
+            errors.push(FieldError::invalid("spec.template.metadata.labels", labels, detail));
+        }
+        let last = spec["completions"].as_i64().filter(|n| *n > 0 && text(spec, "completionMode") == "Indexed");
+        if let Some(last) = last {
+            let name = text(&o["metadata"], "name");
+            let hostname = format!("{name}-{}", last - 1);
+            if names::dns1123_label(&hostname).is_some() {
+                let detail = format!("will not able to create pod with invalid DNS label: {hostname}");
+                errors.push(FieldError::invalid("metadata.name", name, detail));
+            }
+        }
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let (is, was, mut errors) = (&new["spec"], &old["spec"], ErrorList::new());
+        let indexed = text(is, "completionMode") == "Indexed";
+        if !indexed {
+            rules::immutable(is, was, &["completions"], "spec", &mut errors);
+        } else if is["completions"] != was["completions"] && is["completions"] != is["parallelism"] {
+            let detail = "can only be modified in tandem with spec.parallelism";
+            errors.push(FieldError::invalid("spec.completions", is["completions"].clone(), detail));
+        }
+        rules::immutable(is, was, &["selector"], "spec", &mut errors);
+        // Before it starts, a suspended job may still be told where to run.
+        let movable = was["suspend"] == true && old["status"]["startTime"].is_null();
+        let fixed = |s: &Value| if movable { without_directives(&s["template"]) } else { s["template"].clone() };
+        if fixed(is) != fixed(was) {
+            errors.push(FieldError::invalid("spec.template", is["template"].clone(), rules::IMMUTABLE));
+        }
+        let fields = ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"];
+        rules::immutable(is, was, &fields, "spec", &mut errors);
+        errors
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let suspended = old["spec"]["suspend"] == true && old["status"]["startTime"].is_null();
-        for field in
-            ["completions", "selector", "template", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"]
-        {
-            let elastic = field == "completions"
-                && text(&new["spec"], "completionMode") == "Indexed"
-                && new["spec"]["completions"] == new["spec"]["parallelism"];
-            let scheduling_only = field == "template" && suspended;
-            if new["spec"][field] != old["spec"][field] && !elastic && !scheduling_only {
-                errors.push(FieldError::invalid(
-                    format!("spec.{field}"),
-                    new["spec"][field].clone(),
-                    "field is immutable",
-                ));
+        let fields = ["active", "succeeded", "failed", "ready", "terminating"];
+        rules::not_negative(&new["status"], &fields, "status", &mut errors);
+        let mut seen = std::collections::BTreeSet::new();
+        for part in ["succeeded", "failed"] {
+            for (i, uid) in list(&new["status"]["uncountedTerminatedPods"], part).filter_map(Value::as_str).enumerate()
+            {
+                let field = format!("status.uncountedTerminatedPods.{part}[{i}]");
+                if uid.is_empty() {
+                    errors.push(FieldError::invalid(field, uid, "must not be empty"));
+                } else if !seen.insert(uid) {
+                    errors.push(FieldError::duplicate(field, uid));
+                }
             }
         }
         errors
+    }
+
+    fn warnings(&self, o: &Value) -> Vec<String> {
+        let mut all = pod_warnings::of_name(o, "Pod names and hostnames");
+        all.extend(pod_warnings::of(&o["spec"]["template"], "spec.template."));
+        all
+    }
+
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        if new["metadata"]["generation"] == old["metadata"]["generation"] {
+            return Vec::new();
+        }
+        pod_warnings::of(&new["spec"]["template"], "spec.template.")
     }
 
     fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
@@ -161,6 +383,77 @@ impl Strategy for Job {
     }
 }
 
+/// The labels by which a job finds its pods are its own.
+fn generated_selector(o: &Value, errors: &mut ErrorList) {
+    let (uid, name) = (text(&o["metadata"], "uid"), text(&o["metadata"], "name"));
+    if uid.is_empty() {
+        errors.push(FieldError::required("metadata.uid", ""));
+    }
+    let wanted = [("controller-uid", uid), ("job-name", name), (CONTROLLER_UID, uid), (JOB_NAME, name)];
+    let labels = &o["spec"]["template"]["metadata"]["labels"];
+    for (key, value) in wanted {
+        let field = "spec.template.metadata.labels";
+        match labels[key].as_str() {
+            None => errors.push(FieldError::required(field, format!("must be '{value}'"))),
+            Some(given) if given != value => {
+                errors.push(FieldError::invalid(
+                    format!("{field}[{key}]"),
+                    labels.clone(),
+                    format!("must be '{value}'"),
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let own = wanted.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    if LabelSelector::from_value(&o["spec"]["selector"]).is_ok_and(|s| !s.matches(&own)) {
+        let detail = "`selector` not auto-generated";
+        errors.push(FieldError::invalid("spec.selector", o["spec"]["selector"].clone(), detail));
+    }
+}
+
+/// A template without what says where its pods run.
+fn without_directives(template: &Value) -> Value {
+    let mut t = template.clone();
+    if let Some(m) = t["metadata"].as_object_mut() {
+        m.remove("labels");
+        m.remove("annotations");
+    }
+    if t["metadata"].as_object().is_some_and(serde_json::Map::is_empty) {
+        t["metadata"] = Value::Null;
+    }
+    if let Some(spec) = t["spec"].as_object_mut() {
+        for f in ["nodeSelector", "tolerations", "schedulingGates"] {
+            spec.remove(f);
+        }
+        if let Some(a) = spec.get_mut("affinity").and_then(Value::as_object_mut) {
+            a.remove("nodeAffinity");
+        }
+        if spec.get("affinity").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+            spec.remove("affinity");
+        }
+    }
+    t
+}
+
+fn time_zone(spec: &Value, errors: &mut ErrorList) {
+    let Some(zone) = spec["timeZone"].as_str() else { return };
+    let is_part = |p: &str| {
+        let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+        !matches!(p, "." | "..") && !p.starts_with('-') && (1..=14).contains(&p.len()) && p.bytes().all(known)
+    };
+    let detail = if zone.is_empty() {
+        "timeZone must be nil or non-empty string".to_owned()
+    } else if zone.eq_ignore_ascii_case("Local") {
+        "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned()
+    } else if !zone.split('/').all(is_part) {
+        format!("unknown time zone {zone}")
+    } else {
+        return;
+    };
+    errors.push(FieldError::invalid("spec.timeZone", zone, detail));
+}
+
 pub(super) struct CronJob;
 
 impl Strategy for CronJob {
@@ -190,15 +483,50 @@ impl Strategy for CronJob {
             );
             errors.push(FieldError::invalid("spec.schedule", schedule, detail));
         }
-        if !matches!(text(spec, "concurrencyPolicy"), "Allow" | "Forbid" | "Replace") {
-            errors.push(FieldError::not_supported(
-                "spec.concurrencyPolicy",
-                spec["concurrencyPolicy"].clone(),
-                &["Allow", "Forbid", "Replace"],
-            ));
+        if schedule.contains("TZ") && !spec["timeZone"].is_null() {
+            let detail = "cannot use both timeZone field and TZ or CRON_TZ in schedule";
+            errors.push(FieldError::invalid("spec.schedule", schedule, detail));
         }
-        validate_job(&spec["jobTemplate"]["spec"], "spec.jobTemplate.spec", &mut errors);
+        rules::not_negative(spec, &["startingDeadlineSeconds"], "spec", &mut errors);
+        time_zone(spec, &mut errors);
+        rules::one_of(spec, "concurrencyPolicy", "spec", &["Allow", "Forbid", "Replace"], &mut errors);
+        let (job, path) = (&spec["jobTemplate"]["spec"], "spec.jobTemplate.spec");
+        validate_job(job, path, &mut errors);
+        if !job["selector"].is_null() {
+            let detail = "`selector` will be auto-generated";
+            errors.push(FieldError::invalid(format!("{path}.selector"), job["selector"].clone(), detail));
+        }
+        if job["manualSelector"] == true {
+            errors.push(FieldError::not_supported(format!("{path}.manualSelector"), true, &["nil", "false"]));
+        }
+        let limits = ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"];
+        rules::not_negative(spec, &limits, "spec", &mut errors);
         errors
+    }
+
+    fn name_error(&self, name: &str) -> Option<String> {
+        // Jobs get their time behind it.
+        let long = (name.len() > 52).then(|| "must be no more than 52 characters".to_owned());
+        names::dns1123_subdomain(name).or(long)
+    }
+
+    fn warnings(&self, o: &Value) -> Vec<String> {
+        let mut all = pod_warnings::of_name(o, "Pod names and hostnames");
+        let path = "spec.jobTemplate.spec.template.";
+        all.extend(pod_warnings::of(&o["spec"]["jobTemplate"]["spec"]["template"], path));
+        if text(&o["spec"], "schedule").contains("TZ") {
+            let why = "CRON_TZ or TZ used in spec.schedule is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
+            all.push(why.to_owned());
+        }
+        all
+    }
+
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        if new["spec"] == old["spec"] {
+            return Vec::new();
+        }
+        let template = &new["spec"]["jobTemplate"]["spec"]["template"];
+        pod_warnings::of(template, "spec.jobTemplate.spec.template.")
     }
 
     fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
@@ -211,7 +539,7 @@ impl Strategy for CronJob {
             name(o),
             spec["schedule"].clone(),
             zone.into(),
-            spec["suspend"].as_bool().unwrap_or(false).to_string().into(),
+            if spec["suspend"] == true { "True" } else { "False" }.into(),
             list(&o["status"], "active").count().into(),
             last,
             age(o, now),
@@ -236,5 +564,84 @@ mod tests {
         assert_eq!(j["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
         assert_eq!(j["spec"]["completions"], 1);
         assert_eq!(Job.validate(&j), ErrorList::new());
+    }
+
+    fn told(errors: ErrorList) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn jobs_are_checked_in_upstreams_words() {
+        type Change = fn(&mut Value);
+        let cases: [(Change, &[&str]); 6] = [
+            (
+                |j| j["spec"]["template"]["spec"]["restartPolicy"] = "Always".into(),
+                &["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""],
+            ),
+            (
+                |j| j["spec"]["backoffLimitPerIndex"] = 1.into(),
+                &["spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode"],
+            ),
+            (
+                |j| j["spec"]["podFailurePolicy"] = json!({"rules": [{"action": "x"}]}),
+                &[
+                    "spec.podFailurePolicy.rules[0].action: Unsupported value: \"x\": supported values: \"Count\", \"FailIndex\", \"FailJob\", \"Ignore\"",
+                    "spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and OnPodConditions is required",
+                    "spec.podReplacementPolicy: Unsupported value: \"TerminatingOrFailed\": supported values: \"Failed\"",
+                ],
+            ),
+            (
+                |j| {
+                    j["spec"]["podFailurePolicy"] =
+                        json!({"rules": [{"action": "Ignore", "onExitCodes": {"operator": "In", "values": [2, 0]}}]})
+                },
+                &[
+                    "spec.podFailurePolicy.rules[0].onExitCodes.values[1]: Invalid value: 0: must not be 0 for the In operator",
+                    "spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: [2,0]: must be ordered",
+                    "spec.podReplacementPolicy: Unsupported value: \"TerminatingOrFailed\": supported values: \"Failed\"",
+                ],
+            ),
+            (
+                |j| j["spec"]["selector"]["matchLabels"][CONTROLLER_UID] = "v".into(),
+                &[
+                    "spec.selector: Invalid value: {\"matchLabels\":{\"batch.kubernetes.io/controller-uid\":\"v\"}}: `selector` not auto-generated",
+                    "spec.template.metadata.labels: Invalid value: {\"batch.kubernetes.io/controller-uid\":\"u\",\"batch.kubernetes.io/job-name\":\"j\",\"controller-uid\":\"u\",\"job-name\":\"j\"}: `selector` does not match template `labels`",
+                ],
+            ),
+            (
+                |j| {
+                    j["spec"]["completionMode"] = "Indexed".into();
+                    j["metadata"]["name"] = "a.b".into();
+                    j["spec"]["manualSelector"] = true.into();
+                },
+                &["metadata.name: Invalid value: \"a.b\": will not able to create pod with invalid DNS label: a.b-0"],
+            ),
+        ];
+        for (change, wanted) in cases {
+            let mut j = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {
+                "restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+            Job.prepare_create(&mut j);
+            Job.default(&mut j);
+            change(&mut j);
+            assert_eq!(told(Job.validate(&j)), wanted);
+        }
+    }
+
+    #[test]
+    fn a_suspended_job_may_be_told_where_to_run() {
+        let job = |suspend: bool, zone: &str| json!({"spec": {"suspend": suspend, "template": {"spec": {"nodeSelector": {"zone": zone}}}}});
+        assert!(Job.validate_update(&job(true, "b"), &job(true, "a")).is_empty());
+        assert_eq!(Job.validate_update(&job(false, "b"), &job(false, "a")).len(), 1);
+    }
+
+    #[test]
+    fn zones_have_a_form() {
+        let of = |zone: &str| {
+            let mut errors = ErrorList::new();
+            time_zone(&json!({"timeZone": zone}), &mut errors);
+            told(errors)
+        };
+        assert!(of("Etc/GMT+3").is_empty());
+        assert_eq!(of("../x"), ["spec.timeZone: Invalid value: \"../x\": unknown time zone ../x"]);
     }
 }

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::cells::{age, name, number, since};
-use super::{child, list, set, text};
+use super::workload::share;
+use super::{child, list, rules, set, text};
 use crate::field::{ErrorList, FieldError};
 use crate::names;
 use crate::resource::{Strategy, field_at};
@@ -61,6 +62,11 @@ impl Strategy for Event {
         }
         field_at(o, &path)
     }
+    fn validate(&self, o: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        event(o, &mut errors);
+        errors
+    }
     fn creates_on_update(&self) -> bool {
         true
     }
@@ -95,6 +101,37 @@ impl Strategy for Event {
             count.into(),
             name(o),
         ]
+    }
+}
+
+/// What every event must be like. Those of the newer kind, which have a time, say who reports what.
+fn event(o: &Value, errors: &mut ErrorList) {
+    let (own, about) = (text(&o["metadata"], "namespace"), text(&o["involvedObject"], "namespace"));
+    let timed = !text(o, "eventTime").is_empty();
+    let fits = match about {
+        "" => own == "default" || own.is_empty() || (timed && own == "kube-system"),
+        about => timed || about == own,
+    };
+    if !fits {
+        errors.push(FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace"));
+    }
+    if !timed {
+        return;
+    }
+    let reporter = text(o, "reportingComponent");
+    if reporter.is_empty() {
+        errors.push(FieldError::required("reportingComponent", ""));
+    }
+    rules::label_name(reporter, "reportingComponent", errors);
+    for (field, most, needed) in
+        [("reportingInstance", 128, true), ("action", 128, true), ("reason", 128, true), ("message", 1024, false)]
+    {
+        if needed && text(o, field).is_empty() {
+            errors.push(FieldError::required(field, ""));
+        }
+        if text(o, field).len() > most {
+            errors.push(FieldError::invalid(field, "", format!("can have at most {most} characters")));
+        }
     }
 }
 
@@ -141,15 +178,18 @@ impl Strategy for PriorityClass {
                 "priority class names with 'system-' prefix are reserved for system use only",
             ));
         }
+        let policies = ["PreemptLowerPriority", "Never"];
+        if let Some(given) = o["preemptionPolicy"].as_str().filter(|p| !policies.contains(p)) {
+            errors.push(FieldError::not_supported("preemptionPolicy", given, &policies));
+        }
         errors
     }
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        for f in ["value", "preemptionPolicy"] {
-            if new[f] != old[f] {
-                errors.push(FieldError::forbidden(f, "may not be changed in an update."));
-            }
+        if new["value"] != old["value"] {
+            errors.push(FieldError::forbidden("value", "may not be changed in an update."));
         }
+        rules::immutable(new, old, &["preemptionPolicy"], "", &mut errors);
         errors
     }
     fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
@@ -162,12 +202,25 @@ pub(super) struct PodDisruptionBudget;
 
 impl Strategy for PodDisruptionBudget {
     fn validate(&self, o: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
         let (min, max) = (o["spec"].get("minAvailable"), o["spec"].get("maxUnavailable"));
         if min.is_some() && max.is_some() {
             let detail = "minAvailable and maxUnavailable cannot be both set";
-            return vec![FieldError::invalid("spec", o["spec"].clone(), detail)];
+            errors.push(FieldError::invalid("spec", o["spec"].clone(), detail));
         }
-        ErrorList::new()
+        for field in ["minAvailable", "maxUnavailable"] {
+            share(&o["spec"][field], &format!("spec.{field}"), true, &mut errors);
+        }
+        rules::label_selector(&o["spec"]["selector"], "spec.selector", &mut errors);
+        let policies = ["AlwaysAllow", "IfHealthyBudget"];
+        rules::one_of_if_given(&o["spec"], "unhealthyPodEvictionPolicy", "spec", &policies, &mut errors);
+        errors
+    }
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let fields = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+        rules::not_negative(&new["status"], &fields, "status", &mut errors);
+        errors
     }
     fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
         let show = |f: &str| match &o["spec"][f] {

@@ -89,16 +89,26 @@ impl Strategy for Secret {
     fn validate(&self, o: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         keys(o, "data", &mut errors);
+        let bytes = |v: &Value| BASE64_STANDARD.decode(v.as_str().unwrap_or_default()).unwrap_or_default();
+        let size: usize = o["data"].as_object().into_iter().flatten().map(|(_, v)| bytes(v).len()).sum();
+        if size > MAX_BYTES {
+            errors.push(FieldError::too_long("data", MAX_BYTES));
+        }
         let required: &[&str] = match text(o, "type") {
             "kubernetes.io/tls" => &["tls.crt", "tls.key"],
             "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
             "kubernetes.io/dockercfg" => &[".dockercfg"],
             "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+            "kubernetes.io/basic-auth" if ["username", "password"].iter().all(|k| o["data"].get(*k).is_none()) => {
+                &["username", "password"]
+            }
             _ => &[],
         };
         for k in required {
             if o["data"].get(k).is_none() {
                 errors.push(FieldError::required(format!("data[{k}]"), ""));
+            } else if k.starts_with('.') {
+                docker_config(&bytes(&o["data"][k]), &format!("data[{k}]"), &mut errors);
             }
         }
         if text(o, "type") == "kubernetes.io/service-account-token"
@@ -123,6 +133,17 @@ impl Strategy for Secret {
             age(o, now),
         ]
     }
+}
+
+/// The credentials of registries must be a JSON object, whose contents no message shows.
+fn docker_config(bytes: &[u8], field: &str, errors: &mut ErrorList) {
+    let detail = match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(_) | Value::Null) => return,
+        _ if bytes.is_empty() => "unexpected end of JSON input",
+        Ok(_) => "json: cannot unmarshal into Go value of type map[string]interface {}",
+        Err(_) => "invalid character in JSON",
+    };
+    errors.push(FieldError::invalid(field, "<secret contents redacted>", detail));
 }
 
 pub(super) struct ServiceAccount;

@@ -1,16 +1,21 @@
 //! Containers: defaults and validation (upstream: `pkg/apis/core/{v1/defaults.go,validation}`).
 
+pub(super) mod env;
+pub(super) mod mounts;
+mod probe;
+pub(super) mod resources;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{list, list_mut, set, text};
+use self::mounts::Volumes;
+use super::{list, list_mut, rules, security, set, text};
 use crate::field::{ErrorList, FieldError};
 use crate::names;
-use crate::quantity::Quantity;
 
 /// Upstream: images without a tag, or with `latest`, are always pulled.
-fn pull_policy(image: &str) -> &'static str {
+pub(super) fn pull_policy(image: &str) -> &'static str {
     let name = image.rsplit('/').next().unwrap_or_default();
     let latest = !image.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest");
     if latest { "Always" } else { "IfNotPresent" }
@@ -69,6 +74,11 @@ pub(super) fn default(c: &mut Value) {
             set(f, "apiVersion", "v1");
         }
     }
+}
+
+/// Fills in what a container of a pod has beyond one of a template: requests, and what happens
+/// with it when they change.
+pub(super) fn default_of_pod(c: &mut Value, resizes: bool) {
     // A limit without a request requests the limit.
     let limits = c["resources"]["limits"].as_object().cloned().unwrap_or_default();
     for (name, limit) in limits {
@@ -76,177 +86,161 @@ pub(super) fn default(c: &mut Value) {
             c["resources"]["requests"][name] = limit;
         }
     }
-}
-
-fn quantities(r: &Value, path: &str, errors: &mut ErrorList) {
-    for kind in ["limits", "requests"] {
-        for (name, q) in r[kind].as_object().into_iter().flatten() {
-            let field = format!("{path}.{kind}[{name}]");
-            match Quantity::from_value(q) {
-                Err(e) => errors.push(FieldError::invalid(field, q.clone(), e)),
-                Ok(parsed) if parsed.sign() < 0 => {
-                    errors.push(FieldError::invalid(field, q.clone(), "must be greater than or equal to 0"));
-                }
-                Ok(_) => {}
-            }
-        }
-    }
-    for (name, request) in r["requests"].as_object().into_iter().flatten() {
-        let (Ok(a), Some(Ok(b))) = (Quantity::from_value(request), r["limits"].get(name).map(Quantity::from_value))
-        else {
+    for name in ["cpu", "memory"].into_iter().filter(|_| resizes) {
+        let known = list(c, "resizePolicy").any(|p| p["resourceName"] == name);
+        if known || c["resources"]["requests"].get(name).is_none() {
             continue;
-        };
-        if a > b {
-            let detail = format!("must be less than or equal to {name} limit of {b}");
-            errors.push(FieldError::invalid(format!("{path}.requests"), request.clone(), detail));
+        }
+        let policy = json!({"resourceName": name, "restartPolicy": "NotRequired"});
+        match c["resizePolicy"].as_array_mut() {
+            Some(all) => all.push(policy),
+            None => c["resizePolicy"] = json!([policy]),
         }
     }
 }
 
 fn ports(c: &Value, path: &str, errors: &mut ErrorList) {
-    let mut names_seen = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for (i, p) in list(c, "ports").enumerate() {
         let path = format!("{path}.ports[{i}]");
         let name = text(p, "name");
         if !name.is_empty() {
-            errors.extend(
-                names::port_name_errors(name).into_iter().map(|e| FieldError::invalid(format!("{path}.name"), name, e)),
-            );
-            if !names_seen.insert(name) {
+            let wrong = names::port_name_errors(name);
+            if wrong.is_empty() && !seen.insert(name) {
                 errors.push(FieldError::duplicate(format!("{path}.name"), name));
             }
+            rules::all_wrong(&format!("{path}.name"), name, wrong, errors);
         }
-        match p["containerPort"].as_i64().unwrap_or(0) {
-            0 => errors.push(FieldError::required(format!("{path}.containerPort"), "")),
-            n => {
-                errors.extend(names::port_number(n).map(|e| FieldError::invalid(format!("{path}.containerPort"), n, e)))
+        if p["containerPort"].as_i64().unwrap_or(0) == 0 {
+            errors.push(FieldError::required(format!("{path}.containerPort"), ""));
+        }
+        for field in ["containerPort", "hostPort"] {
+            if let Some(n) = p[field].as_i64().filter(|n| *n != 0) {
+                errors.extend(names::port_number(n).map(|e| FieldError::invalid(format!("{path}.{field}"), n, e)));
             }
         }
-        if let Some(n) = p["hostPort"].as_i64().filter(|n| *n != 0) {
-            errors.extend(names::port_number(n).map(|e| FieldError::invalid(format!("{path}.hostPort"), n, e)));
-        }
-        if !matches!(text(p, "protocol"), "TCP" | "UDP" | "SCTP") {
-            errors.push(FieldError::not_supported(
-                format!("{path}.protocol"),
-                p["protocol"].clone(),
-                &["SCTP", "TCP", "UDP"],
-            ));
-        }
+        rules::one_of(p, "protocol", &path, &["SCTP", "TCP", "UDP"], errors);
     }
 }
 
-fn environment(c: &Value, path: &str, errors: &mut ErrorList) {
-    for (i, e) in list(c, "env").enumerate() {
-        let path = format!("{path}.env[{i}]");
-        match text(e, "name") {
-            "" => errors.push(FieldError::required(format!("{path}.name"), "")),
-            n => errors.extend(names::env_var_name(n).map(|why| FieldError::invalid(format!("{path}.name"), n, why))),
-        }
-        if let Some(from) = e["valueFrom"].as_object() {
-            let sources = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
-            let n = from.keys().filter(|k| sources.contains(&k.as_str())).count();
-            let path = format!("{path}.valueFrom");
-            if !text(e, "value").is_empty() && n > 0 {
-                errors.push(FieldError::invalid(path, "", "may not be specified when `value` is not empty"));
-            } else if n == 0 {
-                errors.push(FieldError::invalid(
-                    path,
-                    "",
-                    "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
-                ));
-            } else if n > 1 {
-                errors.push(FieldError::invalid(path, "", "may not have more than one field specified at a time"));
-            }
-        }
-    }
+/// Which list of a pod spec a container stands in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Regular,
+    Init,
+    Ephemeral,
 }
 
-fn probe(p: &Value, path: &str, liveness: bool, errors: &mut ErrorList) {
-    let handlers = ["exec", "httpGet", "tcpSocket", "grpc"].iter().filter(|h| p.get(**h).is_some()).count();
-    if handlers == 0 {
-        errors.push(FieldError::required(path, "must specify a handler type"));
-    }
-    if handlers > 1 {
-        errors.push(FieldError::forbidden(path, "may not specify more than 1 handler type"));
-    }
-    for f in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        if let Some(n) = p[f].as_i64().filter(|n| *n < 0) {
-            errors.push(FieldError::invalid(format!("{path}.{f}"), n, "must be greater than or equal to 0"));
-        }
-    }
-    if liveness && p["successThreshold"].as_i64().unwrap_or(1) != 1 {
-        errors.push(FieldError::invalid(
-            format!("{path}.successThreshold"),
-            p["successThreshold"].clone(),
-            "must be 1",
-        ));
-    }
+/// What containers are checked against.
+pub(super) struct Around<'a> {
+    /// The volumes that they may mount.
+    pub(super) volumes: Volumes<'a>,
+    /// The names of the pod's resource claims.
+    pub(super) claims: BTreeSet<&'a str>,
+    /// The pod's `terminationGracePeriodSeconds`.
+    pub(super) grace: Option<i64>,
 }
 
-/// All that is wrong with a container. `volumes` are the names that mounts may use.
-pub(super) fn validate(c: &Value, path: &str, volumes: &BTreeSet<&str>, init: bool, errors: &mut ErrorList) {
-    match text(c, "name") {
-        "" => errors.push(FieldError::required(format!("{path}.name"), "")),
-        n => errors.extend(names::dns1123_label(n).map(|e| FieldError::invalid(format!("{path}.name"), n, e))),
-    }
-    match text(c, "image") {
-        "" => errors.push(FieldError::required(format!("{path}.image"), "")),
-        i if i.trim() != i => {
-            errors.push(FieldError::invalid(
-                format!("{path}.image"),
-                i,
-                "must not have leading or trailing whitespace",
-            ));
-        }
-        _ => {}
-    }
-    if !matches!(text(c, "imagePullPolicy"), "Always" | "IfNotPresent" | "Never") {
-        let given = c["imagePullPolicy"].clone();
-        errors.push(FieldError::not_supported(
-            format!("{path}.imagePullPolicy"),
-            given,
-            &["Always", "IfNotPresent", "Never"],
-        ));
-    }
-    if !matches!(text(c, "terminationMessagePolicy"), "File" | "FallbackToLogsOnError") {
-        let given = c["terminationMessagePolicy"].clone();
-        let field = format!("{path}.terminationMessagePolicy");
-        errors.push(FieldError::not_supported(field, given, &["FallbackToLogsOnError", "File"]));
-    }
+/// The fields of an ephemeral container; all others are forbidden.
+const EPHEMERAL_FIELDS: [&str; 17] = [
+    "name",
+    "image",
+    "command",
+    "args",
+    "workingDir",
+    "envFrom",
+    "env",
+    "volumeMounts",
+    "volumeDevices",
+    "terminationMessagePath",
+    "terminationMessagePolicy",
+    "imagePullPolicy",
+    "securityContext",
+    "stdin",
+    "stdinOnce",
+    "tty",
+    "targetContainerName",
+];
+
+/// All that is wrong with a container.
+pub(super) fn validate(c: &Value, path: &str, role: Role, around: &Around<'_>, errors: &mut ErrorList) {
+    rules::named(c, "name", path, names::dns1123_label_errors, errors);
+    rules::required(c, &["image"], path, errors);
+    rules::one_of(c, "terminationMessagePolicy", path, &["File", "FallbackToLogsOnError"], errors);
     ports(c, path, errors);
-    environment(c, path, errors);
-    quantities(&c["resources"], &format!("{path}.resources"), errors);
-    let sidecar = text(c, "restartPolicy") == "Always";
-    for (field, liveness) in [("livenessProbe", true), ("readinessProbe", false), ("startupProbe", true)] {
-        let Some(p) = c.get(field) else { continue };
-        if init && !sidecar {
-            errors.push(FieldError::forbidden(
-                format!("{path}.{field}"),
-                "may not be set for init containers without restartPolicy=Always",
-            ));
-        } else {
-            probe(p, &format!("{path}.{field}"), liveness, errors);
+    env::validate(c, path, errors);
+    mounts::validate(c, &around.volumes, path, errors);
+    rules::one_of(c, "imagePullPolicy", path, &["Always", "IfNotPresent", "Never"], errors);
+    resources::validate(&c["resources"], &around.claims, &format!("{path}.resources"), errors);
+    resources::resize_policy(c, path, errors);
+    security::of_container(c, path, errors);
+    match role {
+        Role::Regular => {
+            probe::lifecycle(c, path, around.grace, errors);
+            probe::probes(c, path, errors);
+            restart_policy(c, path, errors);
+        }
+        Role::Init => init(c, path, around, errors),
+        Role::Ephemeral => ephemeral(c, path, errors),
+    }
+}
+
+fn restart_policy(c: &Value, path: &str, errors: &mut ErrorList) {
+    rules::one_of_if_given(c, "restartPolicy", path, &["Always", "Never", "OnFailure"], errors);
+    if list(c, "restartPolicyRules").next().is_some() && text(c, "restartPolicy").is_empty() {
+        let detail = "must specify restartPolicy when restart rules are used";
+        errors.push(FieldError::required(format!("{path}.restartPolicy"), detail));
+    }
+}
+
+fn init(c: &Value, path: &str, around: &Around<'_>, errors: &mut ErrorList) {
+    restart_policy(c, path, errors);
+    if text(c, "restartPolicy") == "Always" {
+        probe::lifecycle(c, path, around.grace, errors);
+        probe::probes(c, path, errors);
+        return;
+    }
+    for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
+        if c[field].is_object() {
+            let detail = "may not be set for init containers without restartPolicy=Always";
+            errors.push(FieldError::forbidden(format!("{path}.{field}"), detail));
         }
     }
-    let mut mounted = BTreeSet::new();
+    if list(c, "resizePolicy").next().is_some() {
+        let detail = "must not be set for init containers";
+        errors.push(FieldError::invalid(format!("{path}.resizePolicy"), c["resizePolicy"].clone(), detail));
+    }
+}
+
+fn ephemeral(c: &Value, path: &str, errors: &mut ErrorList) {
+    const DETAIL: &str = "cannot be set for an Ephemeral Container";
+    let is_empty = |v: &Value| v.as_object().is_some_and(|m| m.is_empty()) || v.as_array().is_some_and(Vec::is_empty);
+    for (field, v) in c.as_object().into_iter().flatten() {
+        if !EPHEMERAL_FIELDS.contains(&field.as_str()) && !is_empty(v) {
+            errors.push(FieldError::forbidden(format!("{path}.{field}"), DETAIL));
+        }
+    }
     for (i, m) in list(c, "volumeMounts").enumerate() {
-        let path = format!("{path}.volumeMounts[{i}]");
-        match text(m, "name") {
-            "" => errors.push(FieldError::required(format!("{path}.name"), "")),
-            n if !volumes.contains(n) => errors.push(FieldError::not_found(format!("{path}.name"), n)),
-            _ => {}
+        for field in ["subPath", "subPathExpr"].into_iter().filter(|f| !text(m, f).is_empty()) {
+            errors.push(FieldError::forbidden(format!("{path}.volumeMounts[{i}].{field}"), DETAIL));
         }
-        match text(m, "mountPath") {
-            "" => errors.push(FieldError::required(format!("{path}.mountPath"), "")),
-            p if !mounted.insert(p) => {
-                errors.push(FieldError::invalid(format!("{path}.mountPath"), p, "must be unique"))
+    }
+}
+
+/// Two containers that run at once cannot have the same port of the host.
+pub(super) fn host_port_conflicts<'a>(
+    containers: impl Iterator<Item = (usize, &'a Value)>,
+    path: &str,
+    errors: &mut ErrorList,
+) {
+    let mut seen = BTreeSet::new();
+    for (i, c) in containers {
+        for (n, p) in list(c, "ports").enumerate() {
+            let port = p["hostPort"].as_i64().unwrap_or(0);
+            let key = format!("{}/{}/{port}", text(p, "protocol"), text(p, "hostIP"));
+            if port != 0 && !seen.insert(key.clone()) {
+                errors.push(FieldError::duplicate(format!("{path}[{i}].ports[{n}].hostPort"), key));
             }
-            _ => {}
-        }
-        if let Some(sub) = m["subPath"].as_str().filter(|s| !s.is_empty()) {
-            errors.extend(
-                names::local_descending_path(sub).map(|e| FieldError::invalid(format!("{path}.subPath"), sub, e)),
-            );
         }
     }
 }
@@ -270,16 +264,12 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_also_a_request_and_a_request_above_it_is_refused() {
+    fn a_limit_is_also_a_request_in_a_pod() {
         let mut c = json!({"name": "c", "image": "i:1", "resources": {"limits": {"cpu": "1"}}});
         default(&mut c);
+        assert!(c["resources"].get("requests").is_none());
+        default_of_pod(&mut c, true);
         assert_eq!(c["resources"]["requests"]["cpu"], "1");
-        c["resources"]["requests"]["cpu"] = "2".into();
-        let mut errors = ErrorList::new();
-        validate(&c, "spec.containers[0]", &BTreeSet::new(), false, &mut errors);
-        assert_eq!(
-            errors[0].to_string(),
-            "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"
-        );
+        assert_eq!(c["resizePolicy"], json!([{"resourceName": "cpu", "restartPolicy": "NotRequired"}]));
     }
 }

@@ -3,22 +3,34 @@
 
 pub(crate) mod admissionregistration;
 mod api_service;
+mod autoscaler;
 mod batch;
 mod cells;
 mod certificate;
+mod claim;
 mod cluster;
 mod config;
 mod container;
+mod devices;
 pub mod flow_control;
 mod limits;
 mod networking;
 mod node;
+mod placement;
 mod pod;
 mod pod_aspects;
 mod pod_spec;
+mod pod_update;
+mod pod_warnings;
 mod rbac;
 mod rows;
+mod rules;
+mod security;
 mod service;
+mod service_rules;
+mod small;
+mod storage;
+mod volume;
 mod workload;
 
 use std::sync::Arc;
@@ -59,22 +71,22 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => Arc::new(rbac::Role),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => Arc::new(rbac::Binding),
         ("certificates.k8s.io", "CertificateSigningRequest") => Arc::new(certificate::CertificateSigningRequest),
-        ("autoscaling", "HorizontalPodAutoscaler") => Arc::new(rows::Row(rows::horizontal_pod_autoscaler)),
+        ("autoscaling", "HorizontalPodAutoscaler") => Arc::new(autoscaler::HorizontalPodAutoscaler),
         ("networking.k8s.io", "Ingress") => Arc::new(networking::Ingress),
-        ("networking.k8s.io", "IngressClass") => Arc::new(rows::Row(rows::ingress_class)),
+        ("networking.k8s.io", "IngressClass") => Arc::new(small::IngressClass),
         ("networking.k8s.io", "NetworkPolicy") => Arc::new(networking::NetworkPolicy),
-        ("networking.k8s.io", "IPAddress") => Arc::new(rows::Row(rows::ip_address)),
-        ("networking.k8s.io", "ServiceCIDR") => Arc::new(rows::Row(rows::service_cidr)),
+        ("networking.k8s.io", "IPAddress") => Arc::new(small::IpAddress),
+        ("networking.k8s.io", "ServiceCIDR") => Arc::new(small::ServiceCidr),
         ("", "LimitRange") => Arc::new(limits::LimitRange),
         ("", "ResourceQuota") => Arc::new(limits::ResourceQuota),
-        ("", "PersistentVolume") => Arc::new(rows::Row(rows::persistent_volume)),
-        ("", "PersistentVolumeClaim") => Arc::new(rows::Row(rows::persistent_volume_claim)),
-        ("storage.k8s.io", "StorageClass") => Arc::new(rows::Row(rows::storage_class)),
-        ("storage.k8s.io", "VolumeAttachment") => Arc::new(rows::Row(rows::volume_attachment)),
-        ("storage.k8s.io", "VolumeAttributesClass") => Arc::new(rows::Row(rows::volume_attributes_class)),
-        ("storage.k8s.io", "CSINode") => Arc::new(rows::Row(rows::csi_node)),
-        ("storage.k8s.io", "CSIDriver") => Arc::new(rows::Row(rows::csi_driver)),
-        ("storage.k8s.io", "CSIStorageCapacity") => Arc::new(rows::Row(rows::csi_storage_capacity)),
+        ("", "PersistentVolume") => Arc::new(claim::PersistentVolume),
+        ("", "PersistentVolumeClaim") => Arc::new(claim::PersistentVolumeClaim),
+        ("storage.k8s.io", "StorageClass") => Arc::new(storage::StorageClass),
+        ("storage.k8s.io", "VolumeAttachment") => Arc::new(storage::VolumeAttachment),
+        ("storage.k8s.io", "VolumeAttributesClass") => Arc::new(storage::VolumeAttributesClass),
+        ("storage.k8s.io", "CSINode") => Arc::new(storage::CsiNode),
+        ("storage.k8s.io", "CSIDriver") => Arc::new(storage::CsiDriver),
+        ("storage.k8s.io", "CSIStorageCapacity") => Arc::new(storage::CsiStorageCapacity),
         ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration") => {
             Arc::new(admissionregistration::WebhookConfiguration { mutating: false })
         }
@@ -87,7 +99,11 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         }
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => Arc::new(flow_control::FlowSchema),
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => Arc::new(flow_control::PriorityLevel),
-        ("node.k8s.io", "RuntimeClass") => Arc::new(rows::Row(rows::runtime_class)),
+        ("node.k8s.io", "RuntimeClass") => Arc::new(small::RuntimeClass),
+        ("resource.k8s.io", "ResourceClaim") => Arc::new(devices::ResourceClaim),
+        ("resource.k8s.io", "ResourceClaimTemplate") => Arc::new(devices::ResourceClaimTemplate),
+        ("resource.k8s.io", "DeviceClass") => Arc::new(devices::DeviceClass),
+        ("resource.k8s.io", "ResourceSlice") => Arc::new(devices::ResourceSlice),
         _ => Arc::new(Plain),
     }
 }

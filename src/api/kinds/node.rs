@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::cells::{age, name};
+use super::container::resources;
 use super::{list, text};
 use crate::field::{ErrorList, FieldError};
 use crate::names;
@@ -30,7 +31,8 @@ impl Strategy for Node {
         let mut errors = ErrorList::new();
         let mut seen = Vec::new();
         for (i, t) in list(&o["spec"], "taints").enumerate() {
-            let path = format!("spec.taints[{i}]");
+            // Upstream has this path.
+            let path = format!("metadata.taints[{i}]");
             let (key, effect) = (text(t, "key"), text(t, "effect"));
             errors.extend(
                 names::qualified_name_errors(key)
@@ -41,21 +43,57 @@ impl Strategy for Node {
                 let all = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
                 errors.push(FieldError::not_supported(format!("{path}.effect"), effect, &all));
             }
+            let value = text(t, "value");
+            let wrong = names::label_value_errors(value);
+            if !wrong.is_empty() {
+                errors.push(FieldError::invalid(format!("{path}.value"), value, wrong.join(";")));
+            }
             if seen.contains(&(key, effect)) {
                 errors.push(FieldError::duplicate(path, t.clone()));
             }
             seen.push((key, effect));
         }
+        let cidrs: Vec<&str> = list(&o["spec"], "podCIDRs").filter_map(Value::as_str).collect();
+        for (i, c) in cidrs.iter().enumerate() {
+            let field = format!("spec.podCIDRs[{i}]");
+            if c.parse::<ipnet::IpNet>().is_err() {
+                let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+                errors.push(FieldError::invalid(field.clone(), *c, detail));
+            }
+            if cidrs[..i].contains(c) {
+                errors.push(FieldError::duplicate(field, *c));
+            }
+        }
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        for f in ["podCIDR", "podCIDRs", "providerID"] {
-            let before = &old["spec"][f];
-            if !before.is_null() && before != "" && *before != new["spec"][f] {
-                errors.push(FieldError::forbidden(format!("spec.{f}"), "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature gate is enabled)"));
+        let (is, was, mut errors) = (&new["spec"], &old["spec"], ErrorList::new());
+        if list(was, "podCIDRs").next().is_some() && is["podCIDRs"] != was["podCIDRs"] {
+            let detail = "node updates may not change podCIDR except from \"\" to valid";
+            errors.push(FieldError::forbidden("spec.podCIDRs", detail));
+        }
+        if !text(was, "providerID").is_empty() && is["providerID"] != was["providerID"] {
+            let detail = "node updates may not change providerID except from \"\" to valid";
+            errors.push(FieldError::forbidden("spec.providerID", detail));
+        }
+        errors
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        let (status, mut errors) = (&new["status"], ErrorList::new());
+        for field in ["capacity", "allocatable"] {
+            for (name, q) in status[field].as_object().into_iter().flatten() {
+                let path = format!("status.{field}[{name}]");
+                resources::amount(name, q, &path, &mut errors);
             }
+        }
+        let mut seen = Vec::new();
+        for (i, a) in list(status, "addresses").enumerate() {
+            if seen.contains(&a) {
+                errors.push(FieldError::duplicate(format!("status.addresses[{i}]"), a.clone()));
+            }
+            seen.push(a);
         }
         errors
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::cells::{age, name};
-use super::{list, pod_aspects, pod_spec, text};
+use super::{list, pod_aspects, pod_spec, pod_update, pod_warnings, text};
 use crate::field::{ErrorList, FieldError};
 use crate::resource::{Strategy, field_at};
 
@@ -26,38 +26,18 @@ pub(super) fn qos(spec: &Value) -> &'static str {
     if full { "Guaranteed" } else { "Burstable" }
 }
 
-/// The fields of a spec that an update may change, taken out.
-fn without_mutable(spec: &Value) -> Value {
-    let mut s = spec.clone();
-    for field in ["containers", "initContainers"] {
-        for c in super::list_mut(&mut s, field) {
-            if let Some(m) = c.as_object_mut() {
-                m.remove("image");
-            }
-        }
-    }
-    if let Some(m) = s.as_object_mut() {
-        m.remove("activeDeadlineSeconds");
-        m.remove("tolerations");
-        m.remove("schedulingGates");
-        m.remove("terminationGracePeriodSeconds");
-    }
-    s
-}
-
 impl Strategy for Pod {
     fn field(&self, o: &Value, path: &str) -> Option<String> {
         field_at(o, path).or_else(|| (path == "spec.hostNetwork").then(|| "false".to_owned()))
     }
     fn default(&self, o: &mut Value) {
         pod_spec::default(&mut o["spec"]);
-        if let Some(m) = o["spec"].as_object_mut() {
-            super::set(m, "enableServiceLinks", true);
-        }
+        pod_spec::default_of_pod(&mut o["spec"]);
     }
 
     fn prepare_create(&self, o: &mut Value) {
         pod_spec::default(&mut o["spec"]);
+        pod_spec::default_of_pod(&mut o["spec"]);
         o["status"] = json!({"phase": "Pending", "qosClass": qos(&o["spec"])});
     }
 
@@ -78,32 +58,43 @@ impl Strategy for Pod {
 
     fn validate(&self, o: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        pod_spec::validate(&o["spec"], "spec", &mut errors);
+        pod_spec::validate_pod(o, &mut errors);
+        if list(&o["spec"], "ephemeralContainers").next().is_some() {
+            errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
+        }
+        let gated = list(&o["spec"], "schedulingGates").next().is_some();
+        if gated && !text(&o["spec"], "nodeName").is_empty() {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            errors.push(FieldError::forbidden("spec.nodeName", detail));
+        }
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        if without_mutable(&new["spec"]) != without_mutable(&old["spec"]) {
-            let detail = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-            errors.push(FieldError::forbidden("spec", detail));
-        }
-        let kept = list(&old["spec"], "tolerations").all(|t| list(&new["spec"], "tolerations").any(|n| n == t));
-        if !kept {
-            errors.push(FieldError::forbidden(
-                "spec.tolerations",
-                "existing toleration can not be modified except its tolerationSeconds",
-            ));
-        }
-        let more_gates =
-            list(&new["spec"], "schedulingGates").any(|g| !list(&old["spec"], "schedulingGates").any(|o| o == g));
-        if more_gates {
-            errors.push(FieldError::forbidden(
-                "spec.schedulingGates",
-                "only deletion is allowed, but found new scheduling gate",
-            ));
-        }
+        pod_update::validate(new, old, &mut errors);
         errors
+    }
+
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        pod_spec::validate_pod(new, &mut errors);
+        errors.extend(self.validate_update(new, old));
+        errors
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
+        pod_update::validate_status(new, old)
+    }
+
+    fn warnings(&self, o: &Value) -> Vec<String> {
+        let mut all = pod_warnings::of_name(o, "the Pod's hostname");
+        all.extend(pod_warnings::of(o, ""));
+        all
+    }
+
+    fn update_warnings(&self, _: &Value, _: &Value) -> Vec<String> {
+        Vec::new()
     }
 
     fn prepare_aspect(&self, aspect: &str, new: &mut Value, old: &Value) {
@@ -111,7 +102,8 @@ impl Strategy for Pod {
     }
 
     fn validate_aspect(&self, aspect: &str, new: &Value, old: &Value) -> ErrorList {
-        let mut errors = self.validate(new);
+        let mut errors = ErrorList::new();
+        pod_spec::validate_pod(new, &mut errors);
         pod_aspects::validate(aspect, new, old, &mut errors);
         errors
     }
@@ -247,8 +239,11 @@ impl Strategy for PodTemplate {
     }
     fn validate(&self, o: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        pod_spec::validate(&o["template"]["spec"], "template.spec", &mut errors);
+        pod_spec::validate_template(&o["template"], "template", &mut errors);
         errors
+    }
+    fn warnings(&self, o: &Value) -> Vec<String> {
+        pod_warnings::of(&o["template"], "template.")
     }
     fn cells(&self, o: &Value, _: Timestamp) -> Vec<Value> {
         let [containers, images] = super::cells::containers(&o["template"]["spec"]);
@@ -300,3 +295,7 @@ mod tests {
         assert_eq!(summary(&p, now), ("0/1".into(), "CrashLoopBackOff".into(), "2 (2m ago)".into()));
     }
 }
+
+#[cfg(test)]
+#[path = "pod/tests.rs"]
+mod rules_tests;

@@ -1,12 +1,17 @@
-//! The pod spec, in pods and in templates: defaults and validation.
+//! The pod spec, in pods and in templates: defaults and validation (upstream: `ValidatePodSpec`).
 
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{container, list, list_mut, set, text};
+use super::container::{self, Around, Role};
+use super::{list, list_mut, placement, rules, security, set, text, volume};
 use crate::field::{ErrorList, FieldError};
+use crate::metadata::{validate_annotations, validate_labels};
 use crate::names;
+
+const LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
+const DNS_POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 
 /// Fills in the defaults of a pod spec.
 pub(super) fn default(spec: &mut Value) {
@@ -23,184 +28,287 @@ pub(super) fn default(spec: &mut Value) {
     }
     if m.get("hostNetwork") == Some(&Value::Bool(true)) {
         for field in ["containers", "initContainers"] {
-            for c in list_mut(spec, field) {
-                for p in list_mut(c, "ports") {
-                    let port = p["containerPort"].clone();
-                    if p["hostPort"].as_i64().unwrap_or(0) == 0 {
-                        p["hostPort"] = port;
-                    }
+            for p in list_mut(spec, field).flat_map(|c| list_mut(c, "ports")) {
+                let port = p["containerPort"].clone();
+                if p["hostPort"].as_i64().unwrap_or(0) == 0 {
+                    p["hostPort"] = port;
                 }
             }
         }
     }
-    for field in ["containers", "initContainers", "ephemeralContainers"] {
+    for field in LISTS {
         list_mut(spec, field).for_each(container::default);
     }
-    list_mut(spec, "volumes").for_each(default_volume);
-    for c in list_mut(spec, "topologySpreadConstraints") {
-        if let Some(m) = c.as_object_mut() {
-            set(m, "nodeAffinityPolicy", "Honor");
-            set(m, "nodeTaintsPolicy", "Ignore");
-        }
+    list_mut(spec, "volumes").for_each(volume::default);
+}
+
+/// Fills in what a pod has beyond a template.
+pub(super) fn default_of_pod(spec: &mut Value) {
+    if let Some(m) = spec.as_object_mut() {
+        set(m, "enableServiceLinks", true);
+    }
+    list_mut(spec, "containers").for_each(|c| container::default_of_pod(c, true));
+    for c in list_mut(spec, "initContainers") {
+        let sidecar = c["restartPolicy"] == "Always";
+        container::default_of_pod(c, sidecar);
     }
 }
 
-fn default_volume(v: &mut Value) {
-    // A volume without a source is an emptyDir.
-    if v.as_object().is_some_and(|m| m.len() == 1) {
-        v["emptyDir"] = json!({});
+/// All that is wrong with the template at `path` of something that makes pods.
+pub(super) fn validate_template(template: &Value, path: &str, errors: &mut ErrorList) {
+    let metadata = &template["metadata"];
+    errors.extend(validate_labels(&metadata["labels"], &format!("{path}.labels")));
+    errors.extend(validate_annotations(&metadata["annotations"], &format!("{path}.annotations")));
+    annotations(metadata, &template["spec"], &format!("{path}.annotations"), errors);
+    validate(&template["spec"], None, &format!("{path}.spec"), errors);
+    if list(&template["spec"], "ephemeralContainers").next().is_some() {
+        let detail = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(format!("{path}.spec.ephemeralContainers"), detail));
     }
-    for source in ["configMap", "secret", "projected", "downwardAPI"] {
-        if let Some(m) = v.get_mut(source).and_then(Value::as_object_mut) {
-            set(m, "defaultMode", 420);
-        }
-    }
-    if let Some(m) = v.get_mut("hostPath").and_then(Value::as_object_mut) {
-        set(m, "type", "");
-    }
-    for items in ["/downwardAPI/items", "/projected/sources"] {
-        for i in v.pointer_mut(items).and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(t) = i.get_mut("serviceAccountToken").and_then(Value::as_object_mut) {
-                set(t, "expirationSeconds", 3600);
-            }
-            let own = i.get_mut("fieldRef").and_then(Value::as_object_mut);
-            if let Some(f) = own {
-                set(f, "apiVersion", "v1");
-            }
-            for nested in i.pointer_mut("/downwardAPI/items").and_then(Value::as_array_mut).into_iter().flatten() {
-                if let Some(f) = nested.get_mut("fieldRef").and_then(Value::as_object_mut) {
-                    set(f, "apiVersion", "v1");
+}
+
+/// All that is wrong with a pod.
+pub(super) fn validate_pod(pod: &Value, errors: &mut ErrorList) {
+    let spec = &pod["spec"];
+    annotations(&pod["metadata"], spec, "metadata.annotations", errors);
+    validate(spec, Some(text(&pod["metadata"], "name")), "spec", errors);
+    if text(spec, "serviceAccountName").is_empty() {
+        for (i, v) in list(spec, "volumes").enumerate() {
+            for (n, s) in list(&v["projected"], "sources").enumerate() {
+                if s["serviceAccountToken"].is_object() {
+                    let field = format!("spec.volumes[{i}].projected.sources[{n}].serviceAccountToken");
+                    let detail = "must not be specified when serviceAccountName is not set";
+                    errors.push(FieldError::forbidden(field, detail));
                 }
             }
         }
     }
+    for l in LISTS {
+        for (i, image) in list(spec, l).map(|c| text(c, "image")).enumerate() {
+            if image.trim() != image {
+                let detail = "must not have leading or trailing whitespace";
+                errors.push(FieldError::invalid(format!("spec.{l}[{i}].image"), image, detail));
+            }
+        }
+    }
 }
 
-fn volumes<'a>(spec: &'a Value, path: &str, errors: &mut ErrorList) -> BTreeSet<&'a str> {
+/// Annotations that mean something to pods.
+fn annotations(metadata: &Value, spec: &Value, path: &str, errors: &mut ErrorList) {
+    const MIRROR: &str = "kubernetes.io/config.mirror";
+    const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+    let of = |key: &str| metadata["annotations"][key].as_str();
+    if let Some(given) = of(MIRROR).filter(|_| text(spec, "nodeName").is_empty()) {
+        let detail = "must set spec.nodeName if mirror pod annotation is set";
+        errors.push(FieldError::invalid(format!("{path}[{MIRROR}]"), given, detail));
+    }
+    let is_cost = |s: &str| s.parse::<i32>().is_ok_and(|n| n.to_string() == s);
+    if let Some(given) = of(COST).filter(|s| !is_cost(s)) {
+        errors.push(FieldError::invalid(format!("{path}[{COST}]"), given, "must be a 32bit integer"));
+    }
+}
+
+/// `pod` is the name of a pod, and `None` for a template.
+fn validate(spec: &Value, pod: Option<&str>, path: &str, errors: &mut ErrorList) {
+    let volumes = volume::validate(spec, pod, path, errors);
+    let claims = resource_claims(spec, path, errors);
+    let around = Around { volumes, claims, grace: spec["terminationGracePeriodSeconds"].as_i64() };
+    containers(spec, path, &around, errors);
+    if spec["resources"].is_object() {
+        container::resources::validate(&spec["resources"], &around.claims, &format!("{path}.resources"), errors);
+    }
+    if spec["hostNetwork"] == true {
+        host_network(spec, pod.is_some(), path, errors);
+    }
+    rules::one_of(spec, "restartPolicy", path, &["Always", "OnFailure", "Never"], errors);
+    rules::one_of(spec, "dnsPolicy", path, &DNS_POLICIES, errors);
+    errors.extend(validate_labels(&spec["nodeSelector"], &format!("{path}.nodeSelector")));
+    security::of_pod(spec, path, errors);
+    placement::affinity(spec, path, errors);
+    dns_config(spec, path, errors);
+    for (i, g) in list(spec, "readinessGates").enumerate() {
+        let field = format!("{path}.readinessGates[{i}].conditionType");
+        rules::label_name(text(g, "conditionType"), &field, errors);
+    }
+    let mut gates = BTreeSet::new();
+    for (i, g) in list(spec, "schedulingGates").map(|g| text(g, "name")).enumerate() {
+        let field = format!("{path}.schedulingGates[{i}]");
+        rules::label_name(g, &field, errors);
+        if !gates.insert(g) {
+            errors.push(FieldError::duplicate(field, g));
+        }
+    }
+    placement::spread(spec, path, errors);
+    if spec["hostUsers"] == false {
+        // Upstream's spelling.
+        let shared = [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")];
+        for (_, name) in shared.into_iter().filter(|(f, _)| spec[*f] == true) {
+            let detail = "when `pod.Spec.HostUsers` is false";
+            errors.push(FieldError::forbidden(format!("{path}.{name}"), detail));
+        }
+    }
+    names_of(spec, path, errors);
+    placement::tolerations(spec, path, errors);
+    host_aliases(spec, path, errors);
+    rules::one_of_if_given(spec, "preemptionPolicy", path, &["PreemptLowerPriority", "Never"], errors);
+    let overhead = json!({"limits": spec["overhead"]});
+    container::resources::validate(&overhead, &around.claims, &format!("{path}.overhead"), errors);
+    security::of_system(spec, path, errors);
+}
+
+fn names_of(spec: &Value, path: &str, errors: &mut ErrorList) {
+    let forms: [(&str, rules::Form); 6] = [
+        ("serviceAccountName", names::dns1123_subdomain_errors),
+        ("nodeName", names::dns1123_subdomain_errors),
+        ("hostname", names::dns1123_label_errors),
+        ("subdomain", names::dns1123_label_errors),
+        ("priorityClassName", names::dns1123_subdomain_errors),
+        ("runtimeClassName", names::dns1123_subdomain_errors),
+    ];
+    for (i, (field, form)) in forms.into_iter().enumerate() {
+        // Where upstream looks at the deadline.
+        if i == 2 {
+            rules::between(spec, "activeDeadlineSeconds", path, 1, i64::from(i32::MAX), errors);
+        }
+        rules::named_if_given(spec, field, path, form, errors);
+    }
+}
+
+fn containers(spec: &Value, path: &str, around: &Around<'_>, errors: &mut ErrorList) {
+    let (regular, init) = (format!("{path}.containers"), format!("{path}.initContainers"));
+    if list(spec, "containers").next().is_none() {
+        errors.push(FieldError::required(regular.clone(), ""));
+    }
     let mut seen = BTreeSet::new();
-    for (i, v) in list(spec, "volumes").enumerate() {
-        let path = format!("{path}.volumes[{i}]");
-        match text(v, "name") {
-            "" => errors.push(FieldError::required(format!("{path}.name"), "")),
-            n => {
-                errors.extend(names::dns1123_label(n).map(|e| FieldError::invalid(format!("{path}.name"), n, e)));
-                if !seen.insert(n) {
-                    errors.push(FieldError::duplicate(format!("{path}.name"), n));
-                }
+    let mut named = |c: &Value, path: &str, errors: &mut ErrorList| {
+        let name = text(c, "name").to_owned();
+        if !name.is_empty() && !seen.insert(name.clone()) {
+            errors.push(FieldError::duplicate(format!("{path}.name"), name));
+        }
+    };
+    for (i, c) in list(spec, "containers").enumerate() {
+        let path = format!("{regular}[{i}]");
+        container::validate(c, &path, Role::Regular, around, errors);
+        named(c, &path, errors);
+    }
+    container::host_port_conflicts(list(spec, "containers").enumerate(), &regular, errors);
+    for (i, c) in list(spec, "initContainers").enumerate() {
+        let path = format!("{init}[{i}]");
+        container::validate(c, &path, Role::Init, around, errors);
+        named(c, &path, errors);
+        container::host_port_conflicts(std::iter::once((i, c)), &init, errors);
+    }
+    let known: Vec<&str> =
+        list(spec, "containers").chain(list(spec, "initContainers")).map(|c| text(c, "name")).collect();
+    for (i, c) in list(spec, "ephemeralContainers").enumerate() {
+        let path = format!("{path}.ephemeralContainers[{i}]");
+        container::validate(c, &path, Role::Ephemeral, around, errors);
+        named(c, &path, errors);
+        let target = text(c, "targetContainerName");
+        if !target.is_empty() && !known.contains(&target) {
+            errors.push(FieldError::not_found(format!("{path}.targetContainerName"), target));
+        }
+    }
+}
+
+fn host_network(spec: &Value, is_pod: bool, path: &str, errors: &mut ErrorList) {
+    for (i, c) in list(spec, "containers").enumerate() {
+        for (n, p) in list(c, "ports").enumerate() {
+            let (host, own) = (p["hostPort"].as_i64().unwrap_or(0), p["containerPort"].as_i64().unwrap_or(0));
+            if (is_pod || host != 0) && host != own {
+                let field = format!("{path}.containers[{i}].ports[{n}].hostPort");
+                let detail = "must match `containerPort` when `hostNetwork` is true";
+                errors.push(FieldError::invalid(field, host, detail));
             }
         }
-        let sources: Vec<&String> =
-            v.as_object().into_iter().flatten().map(|(k, _)| k).filter(|k| *k != "name").collect();
-        for extra in sources.iter().skip(1) {
-            errors.push(FieldError::forbidden(format!("{path}.{extra}"), "may not specify more than 1 volume type"));
+    }
+}
+
+fn resource_claims<'a>(spec: &'a Value, path: &str, errors: &mut ErrorList) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::new();
+    for (i, c) in list(spec, "resourceClaims").enumerate() {
+        let path = format!("{path}.resourceClaims[{i}]");
+        let name = text(c, "name");
+        rules::named(c, "name", &path, names::dns1123_label_errors, errors);
+        if !name.is_empty() && !seen.insert(name) {
+            errors.push(FieldError::duplicate(format!("{path}.name"), name));
+        }
+        let sources = ["resourceClaimName", "resourceClaimTemplateName"];
+        let detail = match sources.iter().filter(|s| !c[**s].is_null()).count() {
+            0 => Some("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
+            2 => Some("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
+            _ => None,
+        };
+        errors.extend(detail.map(|d| FieldError::invalid(path.clone(), c.clone(), d)));
+        for s in sources {
+            rules::named_if_given(c, s, &path, names::dns1123_subdomain_errors, errors);
         }
     }
     seen
 }
 
-fn tolerations(spec: &Value, path: &str, errors: &mut ErrorList) {
-    for (i, t) in list(spec, "tolerations").enumerate() {
-        let path = format!("{path}.tolerations[{i}]");
-        let (key, operator) = (text(t, "key"), text(t, "operator"));
-        if !key.is_empty() {
-            errors.extend(
-                names::qualified_name_errors(key)
-                    .into_iter()
-                    .map(|e| FieldError::invalid(format!("{path}.key"), key, e)),
-            );
-        } else if operator != "Exists" {
-            errors.push(FieldError::invalid(
-                format!("{path}.operator"),
-                operator,
-                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
-            ));
+fn dns_config(spec: &Value, path: &str, errors: &mut ErrorList) {
+    const NAMESERVERS: usize = 3;
+    const SEARCHES: usize = 32;
+    const SEARCH_CHARACTERS: usize = 2048;
+    let (v, path) = (&spec["dnsConfig"], format!("{path}.dnsConfig"));
+    let field = |f: &str| format!("{path}.{f}");
+    let nameservers: Vec<&str> = list(v, "nameservers").filter_map(Value::as_str).collect();
+    if text(spec, "dnsPolicy") == "None" {
+        let missing = match (v.is_object(), nameservers.is_empty()) {
+            (false, _) => Some((path.clone(), "must provide `dnsConfig` when `dnsPolicy` is None")),
+            (_, true) => {
+                Some((field("nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None"))
+            }
+            _ => None,
+        };
+        if let Some((field, detail)) = missing {
+            errors.push(FieldError::required(field, detail));
+            return;
         }
-        if operator == "Exists" && !text(t, "value").is_empty() {
-            errors.push(FieldError::invalid(
-                format!("{path}.operator"),
-                t["value"].clone(),
-                "value must be empty when `operator` is 'Exists'",
-            ));
+    }
+    if nameservers.len() > NAMESERVERS {
+        let detail = format!("must not have more than {NAMESERVERS} nameservers");
+        errors.push(FieldError::invalid(field("nameservers"), v["nameservers"].clone(), detail));
+    }
+    for (i, ns) in nameservers.iter().enumerate() {
+        if ns.parse::<std::net::IpAddr>().is_err() {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(FieldError::invalid(format!("{path}.nameservers[{i}]"), *ns, detail));
         }
-        if t.get("tolerationSeconds").is_some() && text(t, "effect") != "NoExecute" {
-            errors.push(FieldError::invalid(
-                format!("{path}.effect"),
-                t["effect"].clone(),
-                "effect must be 'NoExecute' when `tolerationSeconds` is set",
-            ));
-        }
-        if !matches!(operator, "" | "Equal" | "Exists") {
-            errors.push(FieldError::not_supported(format!("{path}.operator"), operator, &["Equal", "Exists"]));
+    }
+    let searches: Vec<&str> = list(v, "searches").filter_map(Value::as_str).collect();
+    let too_many = |what: String| FieldError::invalid(field("searches"), v["searches"].clone(), what);
+    if searches.len() > SEARCHES {
+        errors.push(too_many(format!("must not have more than {SEARCHES} search paths")));
+    }
+    if searches.join(" ").len() > SEARCH_CHARACTERS {
+        errors.push(too_many(format!(
+            "must not have more than {SEARCH_CHARACTERS} characters (including spaces) in the search list"
+        )));
+    }
+    for (i, s) in searches.iter().enumerate().filter(|(_, s)| **s != ".") {
+        // Parts may begin with underscores, as names of services do.
+        let bare = s.strip_suffix('.').unwrap_or(s).replace('_', "");
+        rules::all_wrong(&format!("{path}.searches[{i}]"), s, names::dns1123_subdomain_errors(&bare), errors);
+    }
+    for (i, o) in list(v, "options").enumerate() {
+        if text(o, "name").is_empty() {
+            errors.push(FieldError::required(format!("{path}.options[{i}]"), "must not be empty"));
         }
     }
 }
 
-/// All that is wrong with a pod spec at `path`.
-pub(super) fn validate(spec: &Value, path: &str, errors: &mut ErrorList) {
-    let volumes = volumes(spec, path, errors);
-    let mut seen = BTreeSet::new();
-    for (field, init) in [("containers", false), ("initContainers", true)] {
-        for (i, c) in list(spec, field).enumerate() {
-            let path = format!("{path}.{field}[{i}]");
-            container::validate(c, &path, &volumes, init, errors);
-            if !seen.insert(text(c, "name")) {
-                errors.push(FieldError::duplicate(format!("{path}.name"), text(c, "name")));
-            }
+fn host_aliases(spec: &Value, path: &str, errors: &mut ErrorList) {
+    for (i, alias) in list(spec, "hostAliases").enumerate() {
+        let path = format!("{path}.hostAliases[{i}]");
+        let ip = text(alias, "ip");
+        if ip.parse::<std::net::IpAddr>().is_err() {
+            let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(FieldError::invalid(format!("{path}.ip"), ip, detail));
+        }
+        for (n, h) in list(alias, "hostnames").filter_map(Value::as_str).enumerate() {
+            rules::all_wrong(&format!("{path}.hostnames[{n}]"), h, names::dns1123_subdomain_errors(h), errors);
         }
     }
-    if list(spec, "containers").next().is_none() {
-        errors.push(FieldError::required(format!("{path}.containers"), ""));
-    }
-    if !matches!(text(spec, "restartPolicy"), "Always" | "OnFailure" | "Never") {
-        let given = spec["restartPolicy"].clone();
-        errors.push(FieldError::not_supported(
-            format!("{path}.restartPolicy"),
-            given,
-            &["Always", "OnFailure", "Never"],
-        ));
-    }
-    if !matches!(text(spec, "dnsPolicy"), "ClusterFirstWithHostNet" | "ClusterFirst" | "Default" | "None") {
-        let given = spec["dnsPolicy"].clone();
-        errors.push(FieldError::not_supported(
-            format!("{path}.dnsPolicy"),
-            given,
-            &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
-        ));
-    }
-    if let Some(n) = spec["terminationGracePeriodSeconds"].as_i64().filter(|n| *n < 0) {
-        errors.push(FieldError::invalid(
-            format!("{path}.terminationGracePeriodSeconds"),
-            n,
-            "must be greater than or equal to 0",
-        ));
-    }
-    if let Some(n) = spec["activeDeadlineSeconds"].as_i64().filter(|n| *n < 1) {
-        errors.push(FieldError::invalid(
-            format!("{path}.activeDeadlineSeconds"),
-            n,
-            "must be between 1 and 2147483647, inclusive",
-        ));
-    }
-    for (k, v) in spec["nodeSelector"].as_object().into_iter().flatten() {
-        errors.extend(
-            names::qualified_name_errors(k)
-                .into_iter()
-                .map(|e| FieldError::invalid(format!("{path}.nodeSelector"), k.as_str(), e)),
-        );
-        let v = v.as_str().unwrap_or_default();
-        errors.extend(
-            names::label_value_errors(v).into_iter().map(|e| FieldError::invalid(format!("{path}.nodeSelector"), v, e)),
-        );
-    }
-    for (field, check) in [
-        ("hostname", names::dns1123_label as fn(&str) -> Option<String>),
-        ("subdomain", names::dns1123_label),
-        ("serviceAccountName", names::dns1123_subdomain),
-        ("nodeName", names::dns1123_subdomain),
-    ] {
-        if let Some(n) = spec[field].as_str().filter(|n| !n.is_empty()) {
-            errors.extend(check(n).map(|e| FieldError::invalid(format!("{path}.{field}"), n, e)));
-        }
-    }
-    tolerations(spec, path, errors);
 }

@@ -23,8 +23,13 @@ impl Strategy for Role {
                 errors.push(FieldError::required(format!("{path}.verbs"), "verbs must contain at least one value"));
             }
             if has("nonResourceURLs") {
-                if has("apiGroups") || has("resources") || has("resourceNames") {
-                    let detail = "rules cannot apply to both regular resources and non-resource URLs";
+                let namespaced = text(o, "kind") == "Role";
+                if namespaced || has("apiGroups") || has("resources") || has("resourceNames") {
+                    let detail = if namespaced {
+                        "namespaced rules cannot apply to non-resource URLs"
+                    } else {
+                        "rules cannot apply to both regular resources and non-resource URLs"
+                    };
                     errors.push(FieldError::invalid(
                         format!("{path}.nonResourceURLs"),
                         r["nonResourceURLs"].clone(),
@@ -45,6 +50,12 @@ impl Strategy for Role {
                     "resource rules must supply at least one resource",
                 ));
             }
+        }
+        if o["aggregationRule"].is_object() && list(&o["aggregationRule"], "clusterRoleSelectors").next().is_none() {
+            errors.push(FieldError::required(
+                "aggregationRule.clusterRoleSelectors",
+                "at least one clusterRoleSelector required if aggregationRule is non-nil",
+            ));
         }
         errors
     }
@@ -76,6 +87,9 @@ impl Strategy for Binding {
     fn validate(&self, o: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let role = &o["roleRef"];
+        if text(role, "apiGroup") != GROUP {
+            errors.push(FieldError::not_supported("roleRef.apiGroup", role["apiGroup"].clone(), &[GROUP]));
+        }
         let kinds: &[&str] = if text(o, "kind") == "RoleBinding" { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
         if !kinds.contains(&text(role, "kind")) {
             errors.push(FieldError::not_supported("roleRef.kind", role["kind"].clone(), kinds));

@@ -1,4 +1,4 @@
-//! Kinds of which so far only the rows of `kubectl get` are our own
+//! The rows of `kubectl get` of several kinds
 //! (upstream: `pkg/printers/internalversion`).
 
 use jiff::Timestamp;
@@ -6,16 +6,6 @@ use serde_json::Value;
 
 use super::cells::{age, name, selector};
 use super::{list, text};
-use crate::resource::Strategy;
-
-/// A kind that has nothing but its row, which this function makes.
-pub(super) struct Row(pub(super) fn(&Value, Timestamp) -> Vec<Value>);
-
-impl Strategy for Row {
-    fn cells(&self, o: &Value, now: Timestamp) -> Vec<Value> {
-        self.0(o, now)
-    }
-}
 
 fn or(s: &str, absent: &str) -> Value {
     if s.is_empty() { absent.into() } else { s.into() }

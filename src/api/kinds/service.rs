@@ -5,12 +5,22 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::cells::{age, labels, name};
-use super::{child, list, list_mut, set, text};
+use super::{child, list, list_mut, service_rules, set, text};
 use crate::field::{ErrorList, FieldError};
 use crate::names;
 use crate::resource::Strategy;
 
 pub(super) struct Service;
+
+/// Drops what belonged to the type that the service had, and what nobody asked for anew.
+fn forget(new: &mut Value, old: &Value, fields: &[&str]) {
+    let Some(spec) = new["spec"].as_object_mut() else { return };
+    for f in fields {
+        if spec.get(*f) == old["spec"].get(*f) {
+            spec.remove(*f);
+        }
+    }
+}
 
 impl Strategy for Service {
     fn default(&self, o: &mut Value) {
@@ -27,7 +37,8 @@ impl Strategy for Service {
             set(s, "internalTrafficPolicy", "Cluster");
             set(s, "ipFamilyPolicy", "SingleStack");
         }
-        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        let external = s.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
+        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || (external && kind == "ClusterIP") {
             set(s, "externalTrafficPolicy", "Cluster");
         }
         if kind == "LoadBalancer" {
@@ -49,85 +60,7 @@ impl Strategy for Service {
     }
 
     fn validate(&self, o: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        let spec = &o["spec"];
-        let kind = text(spec, "type");
-        let headless = text(spec, "clusterIP") == "None";
-        if !matches!(kind, "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName") {
-            errors.push(FieldError::not_supported(
-                "spec.type",
-                kind,
-                &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
-            ));
-        }
-        if kind == "ExternalName" {
-            match text(spec, "externalName").trim_end_matches('.') {
-                "" => errors.push(FieldError::required("spec.externalName", "")),
-                n => errors.extend(names::dns1123_subdomain(n).map(|e| FieldError::invalid("spec.externalName", n, e))),
-            }
-        } else if list(spec, "ports").next().is_none() && !headless {
-            errors.push(FieldError::required("spec.ports", ""));
-        }
-        if headless && matches!(kind, "NodePort" | "LoadBalancer") {
-            errors.push(FieldError::invalid(
-                "spec.clusterIPs[0]",
-                "None",
-                "may not be set to 'None' for LoadBalancer or NodePort services",
-            ));
-        }
-        if !matches!(text(spec, "sessionAffinity"), "None" | "ClientIP") {
-            errors.push(FieldError::not_supported(
-                "spec.sessionAffinity",
-                spec["sessionAffinity"].clone(),
-                &["ClientIP", "None"],
-            ));
-        }
-        let many = list(spec, "ports").count() > 1;
-        let mut seen = Vec::new();
-        for (i, p) in list(spec, "ports").enumerate() {
-            let path = format!("spec.ports[{i}]");
-            match text(p, "name") {
-                "" if many => errors.push(FieldError::required(format!("{path}.name"), "")),
-                "" => {}
-                n => {
-                    errors.extend(names::dns1123_label(n).map(|e| FieldError::invalid(format!("{path}.name"), n, e)));
-                    if seen.contains(&n) {
-                        errors.push(FieldError::duplicate(format!("{path}.name"), n));
-                    }
-                    seen.push(n);
-                }
-            }
-            let number = p["port"].as_i64().unwrap_or(0);
-            errors.extend(names::port_number(number).map(|e| FieldError::invalid(format!("{path}.port"), number, e)));
-            if !matches!(text(p, "protocol"), "TCP" | "UDP" | "SCTP") {
-                errors.push(FieldError::not_supported(
-                    format!("{path}.protocol"),
-                    p["protocol"].clone(),
-                    &["SCTP", "TCP", "UDP"],
-                ));
-            }
-            match &p["targetPort"] {
-                Value::Number(n) => {
-                    let n = n.as_i64().unwrap_or(0);
-                    errors
-                        .extend(names::port_number(n).map(|e| FieldError::invalid(format!("{path}.targetPort"), n, e)));
-                }
-                Value::String(s) => {
-                    let wrong = names::port_name_errors(s);
-                    errors.extend(
-                        wrong.into_iter().map(|e| FieldError::invalid(format!("{path}.targetPort"), s.as_str(), e)),
-                    );
-                }
-                _ => {}
-            }
-            if p["nodePort"].as_i64().is_some_and(|n| n != 0) && kind == "ClusterIP" {
-                errors.push(FieldError::forbidden(
-                    format!("{path}.nodePort"),
-                    "may not be used when `type` is 'ClusterIP'",
-                ));
-            }
-        }
-        errors
+        service_rules::service(o)
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
@@ -135,6 +68,11 @@ impl Strategy for Service {
         let external = |o: &Value| text(&o["spec"], "type") == "ExternalName";
         if a != b && !a.is_empty() && !external(old) && !external(new) {
             return vec![FieldError::invalid("spec.clusterIPs[0]", b, "may not change once set")];
+        }
+        let balanced = |o: &Value| text(&o["spec"], "type") == "LoadBalancer";
+        let class = &new["spec"]["loadBalancerClass"];
+        if balanced(old) && balanced(new) && *class != old["spec"]["loadBalancerClass"] {
+            return vec![FieldError::invalid("spec.loadBalancerClass", class.clone(), "may not change once set")];
         }
         ErrorList::new()
     }
@@ -162,11 +100,14 @@ impl Strategy for Service {
                     m.remove("nodePort");
                 }
             }
-            if let Some(s) = new["spec"].as_object_mut() {
-                s.remove("externalTrafficPolicy");
-                s.remove("allocateLoadBalancerNodePorts");
+            if list(&new["spec"], "externalIPs").next().is_none() {
+                forget(new, old, &["externalTrafficPolicy"]);
             }
+            forget(new, old, &["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"]);
             return;
+        }
+        if text(&new["spec"], "type") == "NodePort" {
+            forget(new, old, &["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"]);
         }
         for p in list_mut(&mut new["spec"], "ports") {
             if p["nodePort"].as_i64().unwrap_or(0) != 0 {
@@ -241,6 +182,14 @@ impl Strategy for Endpoints {
         }
     }
 
+    fn validate(&self, o: &Value) -> ErrorList {
+        service_rules::endpoints(o)
+    }
+
+    fn warnings(&self, _: &Value) -> Vec<String> {
+        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
+    }
+
     fn creates_on_update(&self) -> bool {
         true
     }
@@ -278,6 +227,10 @@ impl Strategy for EndpointSlice {
                 set(m, "protocol", "TCP");
             }
         }
+    }
+
+    fn validate(&self, o: &Value) -> ErrorList {
+        service_rules::slice(o)
     }
 
     fn generation_changed(&self, new: &Value, old: &Value) -> bool {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::cells::{age, containers, labels, name, number, selector};
-use super::{child, pod_spec, set, text};
+use super::{child, pod_spec, pod_warnings, rules, set, text};
 use crate::field::{ErrorList, FieldError};
 use crate::resource::{Strategy, field_at};
 use crate::selector::LabelSelector;
@@ -24,56 +24,133 @@ fn default(o: &mut Value, replicas: bool, history: bool) {
     }
 }
 
-fn non_negative(o: &Value, path: &str, errors: &mut ErrorList) {
-    let value = &o["spec"][path];
-    if let Some(n) = value.as_i64().filter(|n| *n < 0) {
-        errors.push(FieldError::invalid(format!("spec.{path}"), n, "must be greater than or equal to 0"));
-    }
+/// What differs in how upstream checks the kinds that make pods from a template.
+struct Rules {
+    /// In the message about an empty selector.
+    selector: &'static str,
+    /// In the message about a deadline.
+    kind: &'static str,
+    /// Whether a selector must be given.
+    required: bool,
 }
 
 /// Selector and template must fit, and the template must be a valid pod that always restarts.
-fn validate(o: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    for field in ["replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
-        non_negative(o, field, &mut errors);
+fn validate(o: &Value, rules: &Rules) -> ErrorList {
+    let (spec, mut errors) = (&o["spec"], ErrorList::new());
+    let selector = &spec["selector"];
+    rules::not_negative(spec, &["replicas"], "spec", &mut errors);
+    if selector.is_null() && rules.required {
+        errors.push(FieldError::required("spec.selector", ""));
     }
-    let spec = &o["spec"];
-    match LabelSelector::from_value(&spec["selector"]) {
-        Err(s) => errors.push(FieldError::invalid("spec.selector", spec["selector"].clone(), s.message)),
-        Ok(_) if spec["selector"].is_null() => errors.push(FieldError::required("spec.selector", "")),
-        Ok(s) if s.is_empty() => {
-            errors.push(FieldError::invalid(
-                "spec.selector",
-                spec["selector"].clone(),
-                "empty selector is invalid for deployment",
-            ));
-        }
-        Ok(s) => {
-            let labels = spec["template"]["metadata"]["labels"].clone();
-            let map = serde_json::from_value(labels.clone()).unwrap_or_default();
-            if !s.matches(&map) {
-                let detail = "`selector` does not match template `labels`";
-                errors.push(FieldError::invalid("spec.template.metadata.labels", labels, detail));
-            }
-        }
+    rules::label_selector(selector, "spec.selector", &mut errors);
+    let empty = |f: &str| selector[f].is_null() || selector[f] == json!({}) || selector[f] == json!([]);
+    if selector.is_object() && empty("matchLabels") && empty("matchExpressions") {
+        let detail = format!("empty selector is invalid for {}", rules.selector);
+        errors.push(FieldError::invalid("spec.selector", selector.clone(), detail));
     }
-    pod_spec::validate(&spec["template"]["spec"], "spec.template.spec", &mut errors);
-    only_always(o, &mut errors);
+    match LabelSelector::from_value(selector) {
+        Err(_) => errors.push(FieldError::invalid("spec.selector", selector.clone(), "invalid label selector")),
+        Ok(s) if !s.is_empty() => matches_template(spec, |labels| s.matches(labels), &mut errors),
+        Ok(_) => {}
+    }
+    template(spec, rules.kind, &mut errors);
+    rules::not_negative(spec, &["minReadySeconds", "revisionHistoryLimit"], "spec", &mut errors);
     errors
 }
 
-fn only_always(o: &Value, errors: &mut ErrorList) {
-    let policy = text(&o["spec"]["template"]["spec"], "restartPolicy");
-    if policy != "Always" {
-        errors.push(FieldError::not_supported("spec.template.spec.restartPolicy", policy, &["Always"]));
+type Labels = std::collections::BTreeMap<String, String>;
+
+fn matches_template(spec: &Value, matches: impl Fn(&Labels) -> bool, errors: &mut ErrorList) {
+    let labels = spec["template"]["metadata"]["labels"].clone();
+    if !matches(&serde_json::from_value(labels.clone()).unwrap_or_default()) {
+        let detail = "`selector` does not match template `labels`";
+        errors.push(FieldError::invalid("spec.template.metadata.labels", labels, detail));
     }
 }
 
-fn immutable_selector(new: &Value, old: &Value) -> ErrorList {
-    if new["spec"]["selector"] == old["spec"]["selector"] {
-        return ErrorList::new();
+/// The template of something that keeps its pods running.
+fn template(spec: &Value, kind: &str, errors: &mut ErrorList) {
+    pod_spec::validate_template(&spec["template"], "spec.template", errors);
+    let pod = &spec["template"]["spec"];
+    if text(pod, "restartPolicy") != "Always" {
+        let given = text(pod, "restartPolicy");
+        errors.push(FieldError::not_supported("spec.template.spec.restartPolicy", given, &["Always"]));
     }
-    vec![FieldError::invalid("spec.selector", new["spec"]["selector"].clone(), "field is immutable")]
+    if !pod["activeDeadlineSeconds"].is_null() {
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.push(FieldError::forbidden("spec.template.spec.activeDeadlineSeconds", detail));
+    }
+}
+
+/// A number, or a percentage of at most 100.
+pub(super) fn share(v: &Value, field: &str, bounded: bool, errors: &mut ErrorList) {
+    let Some(s) = v.as_str() else {
+        if let Some(n) = v.as_i64().filter(|n| *n < 0) {
+            errors.push(FieldError::invalid(field, n, "must be greater than or equal to 0"));
+        }
+        return;
+    };
+    let percent = s.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit())).map(str::parse::<u64>);
+    match percent {
+        Some(Ok(n)) if n > 100 && bounded => {
+            errors.push(FieldError::invalid(field, s, "must not be greater than 100%"));
+        }
+        Some(Ok(_)) => {}
+        _ => {
+            let detail = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
+            errors.push(FieldError::invalid(field, s, detail));
+        }
+    }
+}
+
+fn is_none(v: &Value) -> bool {
+    match v {
+        Value::String(s) => s.trim_end_matches('%').parse() == Ok(0),
+        other => other.as_i64().unwrap_or(0) == 0,
+    }
+}
+
+/// Numbers of a status that count pods: none below 0, and none above what they are a part of.
+fn counts(o: &Value, fields: &[&str], parts: &[(&str, &str)]) -> ErrorList {
+    let (status, mut errors) = (&o["status"], ErrorList::new());
+    rules::not_negative(status, fields, "status", &mut errors);
+    let n = |f: &str| status[f].as_i64().unwrap_or(0);
+    for (part, whole) in parts.iter().filter(|(p, w)| n(p) > n(w)) {
+        let word = if *whole == "replicas" { "status.replicas" } else { *whole };
+        let detail = format!("cannot be greater than {word}");
+        errors.push(FieldError::invalid(format!("status.{part}"), n(part), detail));
+    }
+    errors
+}
+
+/// The counts of replica sets and replication controllers, and what each is a part of.
+const REPLICA_COUNTS: [&str; 5] =
+    ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+const REPLICA_PARTS: [(&str, &str); 4] = [
+    ("fullyLabeledReplicas", "replicas"),
+    ("readyReplicas", "replicas"),
+    ("availableReplicas", "replicas"),
+    ("availableReplicas", "readyReplicas"),
+];
+
+fn warnings(o: &Value) -> Vec<String> {
+    let mut all = pod_warnings::of_name(o, "Pod names and hostnames");
+    all.extend(pod_warnings::of(&o["spec"]["template"], "spec.template."));
+    all
+}
+
+/// Only a change of what pods are made from is warned of again.
+fn update_warnings(new: &Value, old: &Value) -> Vec<String> {
+    if new["metadata"]["generation"] == old["metadata"]["generation"] {
+        return Vec::new();
+    }
+    pod_warnings::of(&new["spec"]["template"], "spec.template.")
+}
+
+fn immutable_selector(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    rules::immutable(&new["spec"], &old["spec"], &["selector"], "spec", &mut errors);
+    errors
 }
 
 fn wide(o: &Value) -> [Value; 3] {
@@ -101,30 +178,67 @@ impl Strategy for Deployment {
     }
 
     fn validate(&self, o: &Value) -> ErrorList {
-        let mut errors = validate(o);
-        let strategy = &o["spec"]["strategy"];
+        let rules = Rules { selector: "deployment", kind: "ReplicaSet", required: true };
+        let (spec, mut errors) = (&o["spec"], validate(o, &rules));
+        let (strategy, path) = (&spec["strategy"], "spec.strategy");
+        let rolling = &strategy["rollingUpdate"];
         match text(strategy, "type") {
-            "RollingUpdate" => {}
-            "Recreate" if strategy.get("rollingUpdate").is_some_and(|r| !r.is_null()) => {
+            "RollingUpdate" => {
+                let [unavailable, surge] = ["maxUnavailable", "maxSurge"].map(|f| format!("{path}.rollingUpdate.{f}"));
+                share(&rolling["maxUnavailable"], &unavailable, true, &mut errors);
+                share(&rolling["maxSurge"], &surge, false, &mut errors);
+                if is_none(&rolling["maxSurge"]) && is_none(&rolling["maxUnavailable"]) {
+                    let detail = "may not be 0 when `maxSurge` is 0";
+                    errors.push(FieldError::invalid(unavailable, rolling["maxUnavailable"].clone(), detail));
+                }
+            }
+            "Recreate" if rolling.is_object() => {
                 let detail = "may not be specified when strategy `type` is 'Recreate'";
-                errors.push(FieldError::forbidden("spec.strategy.rollingUpdate", detail));
+                errors.push(FieldError::forbidden(format!("{path}.rollingUpdate"), detail));
             }
             "Recreate" => {}
-            t => errors.push(FieldError::not_supported("spec.strategy.type", t, &["Recreate", "RollingUpdate"])),
+            _ => errors.push(FieldError::not_supported(path, strategy.clone(), &["Recreate", "RollingUpdate"])),
         }
-        let rolling = &strategy["rollingUpdate"];
-        let zero = |v: &Value| v == 0 || v == "0%" || v == "0";
-        if zero(&rolling["maxSurge"]) && zero(&rolling["maxUnavailable"]) {
-            let detail = "may not be 0 when `maxSurge` is 0";
-            errors.push(FieldError::invalid(
-                "spec.strategy.rollingUpdate.maxUnavailable",
-                rolling["maxUnavailable"].clone(),
-                detail,
-            ));
+        rules::not_negative(spec, &["progressDeadlineSeconds"], "spec", &mut errors);
+        let ready = spec["minReadySeconds"].as_i64().unwrap_or(0);
+        if let Some(n) = spec["progressDeadlineSeconds"].as_i64().filter(|n| *n <= ready) {
+            let detail = "must be greater than minReadySeconds";
+            errors.push(FieldError::invalid("spec.progressDeadlineSeconds", n, detail));
         }
         errors
     }
 
+    fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
+        let fields = [
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "terminatingReplicas",
+        ];
+        let parts = [
+            ("updatedReplicas", "replicas"),
+            ("readyReplicas", "replicas"),
+            ("availableReplicas", "replicas"),
+            ("availableReplicas", "readyReplicas"),
+        ];
+        let mut errors = counts(new, &fields, &parts);
+        let collisions = |o: &Value| o["status"]["collisionCount"].as_i64();
+        if collisions(new).unwrap_or(0) < collisions(old).unwrap_or(0) {
+            let given = new["status"]["collisionCount"].clone();
+            errors.push(FieldError::invalid("status.collisionCount", given, "cannot be decremented"));
+        }
+        errors
+    }
+
+    fn warnings(&self, o: &Value) -> Vec<String> {
+        warnings(o)
+    }
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        update_warnings(new, old)
+    }
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         immutable_selector(new, old)
     }
@@ -154,7 +268,16 @@ impl Strategy for ReplicaSet {
         default(o, true, false);
     }
     fn validate(&self, o: &Value) -> ErrorList {
-        validate(o)
+        validate(o, &Rules { selector: "deployment", kind: "ReplicaSet", required: true })
+    }
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        counts(new, &REPLICA_COUNTS, &REPLICA_PARTS)
+    }
+    fn warnings(&self, o: &Value) -> Vec<String> {
+        warnings(o)
+    }
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        update_warnings(new, old)
     }
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         immutable_selector(new, old)
@@ -195,25 +318,29 @@ impl Strategy for ReplicationController {
         }
     }
     fn validate(&self, o: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        non_negative(o, "replicas", &mut errors);
-        let spec = &o["spec"];
-        let selector: std::collections::BTreeMap<String, String> =
-            serde_json::from_value(spec["selector"].clone()).unwrap_or_default();
+        let (spec, mut errors) = (&o["spec"], ErrorList::new());
+        rules::not_negative(spec, &["minReadySeconds"], "spec", &mut errors);
+        let selector: Labels = serde_json::from_value(spec["selector"].clone()).unwrap_or_default();
         if selector.is_empty() {
             errors.push(FieldError::required("spec.selector", ""));
         }
-        let labels = spec["template"]["metadata"]["labels"].clone();
-        if selector.iter().any(|(k, v)| labels[k] != *v) {
-            errors.push(FieldError::invalid(
-                "spec.template.metadata.labels",
-                labels,
-                "`selector` does not match template `labels`",
-            ));
+        rules::not_negative(spec, &["replicas"], "spec", &mut errors);
+        if spec["template"].is_null() {
+            errors.push(FieldError::required("spec.template", ""));
+            return errors;
         }
-        pod_spec::validate(&spec["template"]["spec"], "spec.template.spec", &mut errors);
-        only_always(o, &mut errors);
+        matches_template(spec, |labels| selector.iter().all(|(k, v)| labels.get(k) == Some(v)), &mut errors);
+        template(spec, "ReplicationController", &mut errors);
         errors
+    }
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        counts(new, &REPLICA_COUNTS, &REPLICA_PARTS)
+    }
+    fn warnings(&self, o: &Value) -> Vec<String> {
+        warnings(o)
+    }
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        update_warnings(new, old)
     }
     fn returns_deleted(&self) -> bool {
         true
@@ -252,7 +379,49 @@ impl Strategy for DaemonSet {
         }
     }
     fn validate(&self, o: &Value) -> ErrorList {
-        validate(o)
+        let mut errors = validate(o, &Rules { selector: "daemonset", kind: "DaemonSet", required: false });
+        let (strategy, path) = (&o["spec"]["updateStrategy"], "spec.updateStrategy");
+        let (rolling, field) = (&strategy["rollingUpdate"], |f: &str| format!("{path}.rollingUpdate.{f}"));
+        match text(strategy, "type") {
+            "OnDelete" => {}
+            "RollingUpdate" => {
+                let (unavailable, surge) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
+                share(unavailable, &field("maxUnavailable"), true, &mut errors);
+                share(surge, &field("maxSurge"), true, &mut errors);
+                match (is_none(unavailable), is_none(surge)) {
+                    (false, false) => {
+                        let detail = "may not be set when maxUnavailable is non-zero";
+                        errors.push(FieldError::invalid(field("maxSurge"), surge.clone(), detail));
+                    }
+                    (true, true) => {
+                        let detail = "cannot be 0 when maxSurge is 0";
+                        errors.push(FieldError::required(field("maxUnavailable"), detail));
+                    }
+                    _ => {}
+                }
+            }
+            _ => errors.push(FieldError::not_supported(path, strategy.clone(), &["RollingUpdate", "OnDelete"])),
+        }
+        errors
+    }
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        let fields = [
+            "currentNumberScheduled",
+            "numberMisscheduled",
+            "desiredNumberScheduled",
+            "numberReady",
+            "observedGeneration",
+            "updatedNumberScheduled",
+            "numberAvailable",
+            "numberUnavailable",
+        ];
+        counts(new, &fields, &[])
+    }
+    fn warnings(&self, o: &Value) -> Vec<String> {
+        warnings(o)
+    }
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        update_warnings(new, old)
     }
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         immutable_selector(new, old)
@@ -278,24 +447,135 @@ impl Strategy for DaemonSet {
 
 pub(super) struct StatefulSet;
 
+/// The set as its pods are made from it: with a volume for each of its claims.
+fn with_claims(o: &Value) -> Value {
+    let mut o = o.clone();
+    let claims: Vec<Value> = super::list(&o["spec"], "volumeClaimTemplates")
+        .map(|c| &c["metadata"]["name"])
+        .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
+        .collect();
+    let pod = &mut o["spec"]["template"]["spec"];
+    let mut volumes = pod["volumes"].as_array().cloned().unwrap_or_default();
+    volumes.retain(|v| !claims.iter().any(|c| c["name"] == v["name"]));
+    volumes.extend(claims);
+    if !volumes.is_empty() && pod.is_object() {
+        pod["volumes"] = volumes.into();
+    }
+    o
+}
+
+/// A claim template looks as a claim does after its defaults.
+fn set_claim_defaults(claim: &mut Value) {
+    if let Some(m) = claim.as_object_mut() {
+        set(m, "apiVersion", "v1");
+        set(m, "kind", "PersistentVolumeClaim");
+        set(m, "status", json!({"phase": "Pending"}));
+    }
+    if let Some(spec) = child(claim, "spec") {
+        set(spec, "volumeMode", "Filesystem");
+    }
+}
+
 impl Strategy for StatefulSet {
     fn default(&self, o: &mut Value) {
         default(o, true, true);
         let Some(s) = child(o, "spec") else { return };
         set(s, "podManagementPolicy", "OrderedReady");
-        set(s, "updateStrategy", json!({"type": "RollingUpdate"}));
-        set(s, "persistentVolumeClaimRetentionPolicy", json!({"whenDeleted": "Retain", "whenScaled": "Retain"}));
+        set(s, "updateStrategy", json!({}));
+        set(s, "persistentVolumeClaimRetentionPolicy", json!({}));
+        if let Some(p) = s.get_mut("persistentVolumeClaimRetentionPolicy").and_then(Value::as_object_mut) {
+            set(p, "whenDeleted", "Retain");
+            set(p, "whenScaled", "Retain");
+        }
         let Some(u) = s.get_mut("updateStrategy").and_then(Value::as_object_mut) else { return };
-        set(u, "type", "RollingUpdate");
-        if u["type"] == "RollingUpdate" {
+        if !u.contains_key("type") {
+            set(u, "type", "RollingUpdate");
             set(u, "rollingUpdate", json!({}));
-            if let Some(r) = u.get_mut("rollingUpdate").and_then(Value::as_object_mut) {
-                set(r, "partition", 0);
-            }
+        }
+        if let Some(r) = u.get_mut("rollingUpdate").and_then(Value::as_object_mut) {
+            set(r, "partition", 0);
+        }
+        for claim in super::list_mut(&mut o["spec"], "volumeClaimTemplates") {
+            set_claim_defaults(claim);
         }
     }
     fn validate(&self, o: &Value) -> ErrorList {
-        validate(o)
+        let (spec, mut errors) = (&o["spec"], ErrorList::new());
+        let policy = text(spec, "podManagementPolicy");
+        if !matches!(policy, "OrderedReady" | "Parallel") {
+            let detail = "must be 'OrderedReady' or 'Parallel'";
+            errors.push(FieldError::invalid("spec.podManagementPolicy", policy, detail));
+        }
+        let (strategy, path) = (&spec["updateStrategy"], "spec.updateStrategy");
+        let rolling = &strategy["rollingUpdate"];
+        match text(strategy, "type") {
+            "" => errors.push(FieldError::required(path, "")),
+            "OnDelete" if rolling.is_object() => {
+                let detail = "only allowed for updateStrategy 'RollingUpdate'";
+                errors.push(FieldError::invalid(format!("{path}.rollingUpdate"), rolling.clone(), detail));
+            }
+            "OnDelete" => {}
+            "RollingUpdate" => {
+                let path = format!("{path}.rollingUpdate");
+                rules::not_negative(rolling, &["partition"], &path, &mut errors);
+                let (given, field) = (&rolling["maxUnavailable"], format!("{path}.maxUnavailable"));
+                if !given.is_null() {
+                    share(given, &field, true, &mut errors);
+                    if is_none(given) {
+                        errors.push(FieldError::invalid(field, given.clone(), "cannot be 0"));
+                    }
+                }
+            }
+            _ => {
+                let detail = "must be 'RollingUpdate' or 'OnDelete'";
+                errors.push(FieldError::invalid(path, strategy.clone(), detail));
+            }
+        }
+        let (retention, path) =
+            (&spec["persistentVolumeClaimRetentionPolicy"], "spec.persistentVolumeClaimRetentionPolicy");
+        for field in ["whenDeleted", "whenScaled"] {
+            rules::one_of_if_given(retention, field, path, &["Retain", "Delete"], &mut errors);
+        }
+        rules::not_negative(&spec["ordinals"], &["start"], "spec.ordinals", &mut errors);
+        let service = text(spec, "serviceName");
+        if !service.is_empty() {
+            rules::all_wrong("spec.serviceName", service, crate::names::dns1123_label_errors(service), &mut errors);
+        }
+        for (i, claim) in super::list(spec, "volumeClaimTemplates").enumerate() {
+            super::claim::validate_spec(&claim["spec"], &format!("spec.volumeClaimTemplates[{i}].spec"), &mut errors);
+        }
+        let rules = Rules { selector: "statefulset", kind: "StatefulSet", required: true };
+        errors.extend(validate(&with_claims(o), &rules));
+        errors
+    }
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        let fields = [
+            "replicas",
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "observedGeneration",
+            "collisionCount",
+            "availableReplicas",
+        ];
+        let parts = [
+            ("readyReplicas", "replicas"),
+            ("currentReplicas", "replicas"),
+            ("updatedReplicas", "replicas"),
+            ("availableReplicas", "replicas"),
+            ("availableReplicas", "readyReplicas"),
+        ];
+        counts(new, &fields, &parts)
+    }
+    fn name_error(&self, name: &str) -> Option<String> {
+        // The pods' hostnames begin with it.
+        crate::names::dns1123_label(name)
+    }
+    fn warnings(&self, o: &Value) -> Vec<String> {
+        warnings(o)
+    }
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        update_warnings(new, old)
     }
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let fixed = |o: &Value| {
@@ -331,6 +611,16 @@ impl Strategy for StatefulSet {
 pub(super) struct ControllerRevision;
 
 impl Strategy for ControllerRevision {
+    fn validate(&self, o: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if o["data"].is_null() {
+            errors.push(FieldError::required("data", "data is mandatory"));
+        }
+        if let Some(n) = o["revision"].as_i64().filter(|n| *n < 0) {
+            errors.push(FieldError::invalid("revision", n, "must be greater than or equal to 0"));
+        }
+        errors
+    }
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         if new["data"] == old["data"] {
             return ErrorList::new();
@@ -378,5 +668,82 @@ mod tests {
         d["spec"]["selector"]["matchLabels"]["a"] = "c".into();
         Deployment.default(&mut d);
         assert_eq!(Deployment.validate(&d)[0].field, "spec.template.metadata.labels");
+    }
+
+    fn told(errors: ErrorList) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn workloads_are_checked_in_upstreams_words() {
+        type Change = fn(&mut Value);
+        let cases: [(&dyn Strategy, Change, &[&str]); 8] = [
+            (
+                &Deployment,
+                |o| o["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": 0, "maxUnavailable": "0%"}),
+                &[
+                    "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0",
+                ],
+            ),
+            (
+                &Deployment,
+                |o| o["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] = "110%".into(),
+                &["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"110%\": must not be greater than 100%"],
+            ),
+            (
+                &Deployment,
+                |o| o["spec"]["progressDeadlineSeconds"] = 0.into(),
+                &["spec.progressDeadlineSeconds: Invalid value: 0: must be greater than minReadySeconds"],
+            ),
+            (
+                &ReplicaSet,
+                |o| o["spec"]["selector"] = json!({}),
+                &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
+            ),
+            (
+                &ReplicaSet,
+                |o| o["spec"]["template"]["spec"]["activeDeadlineSeconds"] = 5.into(),
+                &[
+                    "spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in ReplicaSet is not Supported",
+                ],
+            ),
+            (
+                &DaemonSet,
+                |o| o["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] = 1.into(),
+                &[
+                    "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero",
+                ],
+            ),
+            (
+                &StatefulSet,
+                |o| o["spec"]["podManagementPolicy"] = "x".into(),
+                &["spec.podManagementPolicy: Invalid value: \"x\": must be 'OrderedReady' or 'Parallel'"],
+            ),
+            (
+                &StatefulSet,
+                |o| {
+                    o["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "v"}, "spec": {
+                        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]);
+                    o["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] =
+                        json!([{"name": "v", "mountPath": "/v"}]);
+                },
+                &[],
+            ),
+        ];
+        for (kind, change, wanted) in cases {
+            let mut o = deployment();
+            kind.default(&mut o);
+            assert_eq!(told(kind.validate(&o)), Vec::<String>::new());
+            change(&mut o);
+            assert_eq!(told(kind.validate(&o)), wanted);
+        }
+    }
+
+    #[test]
+    fn a_template_keeps_its_requests_as_they_are() {
+        let mut d = deployment();
+        d["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "1"}});
+        Deployment.default(&mut d);
+        assert_eq!(d["spec"]["template"]["spec"]["containers"][0]["resources"], json!({"limits": {"cpu": "1"}}));
     }
 }

@@ -29,6 +29,9 @@ fn column(text: &str) -> Column {
 pub(super) fn of(kind: &str) -> Vec<Column> {
     let names: &[&str] = match kind {
         "Pod" => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"],
+        "DeviceClass" | "ResourceClaimTemplate" => &["Name", "Age"],
+        "ResourceClaim" => &["Name", "State", "Age"],
+        "ResourceSlice" => &["Name", "Node", "Driver", "Pool", "Age"],
         "PodTemplate" => &["Name", "Containers", "Images", "Pod Labels"],
         "PodDisruptionBudget" => &["Name", "Min Available", "Max Unavailable", "Allowed Disruptions:integer", "Age"],
         "ReplicationController" | "ReplicaSet" => &[

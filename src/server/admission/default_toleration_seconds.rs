@@ -19,7 +19,8 @@ impl Admission for DefaultTolerationSeconds {
 
     async fn mutate(&self, a: &Attributes<'_>, object: &mut Value, _: Option<&Value>) -> Result<(), Status> {
         let is_pod = a.resource.group.is_empty() && a.resource.plural == "pods";
-        if !is_pod || a.operation != Operation::Create || !a.subresource.is_empty() {
+        // Of updates too: who applies a pod again names only tolerations of its own.
+        if !is_pod || !matches!(a.operation, Operation::Create | Operation::Update) || !a.subresource.is_empty() {
             return Ok(());
         }
         let mut list = object["spec"]["tolerations"].as_array().cloned().unwrap_or_default();

@@ -22,14 +22,15 @@ async fn claims_get_the_default_class_and_stay_while_they_are_used() {
     let made = t.create(&core("persistentvolumeclaims"), "default", &claim("c")).await.to_value();
     assert_eq!(made["spec"]["storageClassName"], "usual");
     assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
-    let more = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
-    let grow = |body| {
-        let (t, gvr) = (&t, core("persistentvolumeclaims"));
-        async move { t.call(&admin(), Verb::Patch(PatchKind::Merge), &gvr, "default/c", &body).await }
+    let patch = |sub: &str, body: serde_json::Value| {
+        let (t, gvr, path) = (&t, core("persistentvolumeclaims"), format!("default/c{sub}"));
+        async move { t.call(&admin(), Verb::Patch(PatchKind::Merge), &gvr, &path, &body).await }
     };
+    patch("/status", json!({"status": {"phase": "Bound"}})).await.unwrap();
+    let more = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
     assert_eq!(
-        grow(more).await.unwrap_err().message,
-        "persistentvolumeclaims \"c\" is forbidden: Only bound persistent volume claims can be expanded"
+        patch("", more).await.unwrap_err().message,
+        "persistentvolumeclaims \"c\" is forbidden: only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize"
     );
 }
 

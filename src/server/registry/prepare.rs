@@ -9,7 +9,7 @@ use super::deletion::uid_conflict;
 use super::{FieldValidation, WriteContext};
 
 /// Applies `fieldValidation` to what the decoder found, and checks kind and version.
-pub(super) fn accept(
+pub(crate) fn accept(
     ctx: &WriteContext,
     resource: &Resource,
     body: Decoded,

@@ -14,6 +14,7 @@ use crate::authn::bearer;
 use crate::authz::{Decision, rbac};
 use crate::http::respond::{self, Reply};
 use crate::http::{Call, decode_body};
+use crate::registry::prepare;
 use crate::request::{RequestInfo, User};
 
 fn text(v: &Value, field: &str) -> String {
@@ -37,7 +38,9 @@ fn user_value(u: &User) -> Value {
 
 /// Answers a review.
 pub async fn serve(server: &Arc<Server>, call: &Call, resource: &Arc<Resource>, body: &Bytes) -> Result<Reply, Status> {
-    let mut review = decode_body(call, resource, body)?.value;
+    let mut warnings = Vec::new();
+    let mut review =
+        prepare::accept(&server.write_context(call)?, resource, decode_body(call, resource, body)?, &mut warnings)?;
     review["apiVersion"] = resource.api_version().into();
     review["kind"] = resource.kind.clone().into();
     let refused = |errors: ErrorList| Err(Status::invalid(&resource.group, &resource.kind, "", &errors));
@@ -64,7 +67,9 @@ pub async fn serve(server: &Arc<Server>, call: &Call, resource: &Arc<Resource>, 
         }
         _ => return Err(Status::no_such_resource()),
     };
-    Ok(respond::json(201, &review))
+    let mut reply = respond::json(201, &review);
+    respond::warn(&mut reply, &warnings);
+    Ok(reply)
 }
 
 async fn token_review(server: &Arc<Server>, spec: &Value) -> Result<Value, Status> {

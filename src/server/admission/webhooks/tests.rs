@@ -142,9 +142,7 @@ async fn a_service_is_dialled_at_its_endpoints_by_the_name_in_its_certificate() 
     t.create(&core("services"), "default", &service).await;
     let s = config_map(&t, "a", json!({})).await.unwrap_err();
     assert!(s.message.ends_with("no endpoints available for service \"hook\""), "{s}");
-    let subsets = json!([{"addresses": [{"ip": "127.0.0.1"}], "ports": [{"port": hook.port}]}]);
-    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "hook"}, "subsets": subsets});
-    t.create(&core("endpoints"), "default", &endpoints).await;
+    t.endpoints_here("hook", hook.port).await;
     let s = config_map(&t, "a", json!({})).await.unwrap_err();
     assert_eq!(s.message, "admission webhook \"v.example.org\" denied the request without explanation");
 }
