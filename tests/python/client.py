@@ -2,6 +2,7 @@
 running pod where there is one; ends with an exception when something is not as upstream."""
 
 import datetime
+import os
 import sys
 import threading
 import uuid
@@ -181,7 +182,7 @@ def elected():
 
 
 def executed():
-    from kubernetes.stream import portforward, stream
+    from kubernetes.stream import stream
     say = {"command": ["sh", "-c", "echo out; echo err >&2; exit 3"], "stderr": True, "stdin": False, "stdout": True, "tty": False}
     answer = stream(core.connect_get_namespaced_pod_exec, pod, "default", _preload_content=False, **say)
     answer.run_forever(timeout=20)
@@ -193,14 +194,6 @@ def executed():
     answer.write_stdin("exit\n")
     answer.run_forever(timeout=20)
     check("log", core.read_namespaced_pod_log(pod, "default"), "")
-    forward = portforward(core.connect_get_namespaced_pod_portforward, pod, "default", ports="80")
-    socket = forward.socket(80)
-    socket.sendall(b"GET / HTTP/1.0\r\n\r\n")
-    socket.settimeout(20)
-    answer = b""
-    while chunk := socket.recv(4096):
-        answer += chunk
-    assert b"hello from a pod" in answer, answer
 
 
 if pod:
@@ -211,4 +204,5 @@ else:
     from_files(kubeconfig.rsplit("/", 1)[0])
     dynamically()
     elected()
-print("python client", kubernetes.__version__, "is content")
+print("python client", kubernetes.__version__, "is content", flush=True)
+os._exit(0)  # the leader's thread has no end of its own

@@ -103,7 +103,7 @@ impl Admission for PodSecurity {
         ];
         let exempt = exempt.into_iter().find_map(|(is, why)| is.then_some(why));
         if let Some(why) = exempt.filter(|_| !spared) {
-            a.annotate("pod-security.kubernetes.io/exempt", why);
+            a.annotate(EXEMPT, why);
         }
         if spared || exempt.is_some() {
             return Ok(());
@@ -136,27 +136,19 @@ impl PodSecurity {
 
     fn pod(&self, a: &Attributes<'_>, policy: Policy, pod: &Value, enforce: bool) -> Result<(), Status> {
         if self.configuration.spares_class(&pod["spec"]) {
-            a.annotate("pod-security.kubernetes.io/exempt", "runtimeClass");
+            a.annotate(EXEMPT, "runtimeClass");
             return Ok(());
         }
         let broken = |level: LevelVersion| -> Vec<Violation> {
             evaluate(level, Pod { metadata: &pod["metadata"], spec: &pod["spec"] })
         };
         if enforce {
-            a.annotate("pod-security.kubernetes.io/enforce-policy", policy.enforce.to_string());
+            a.annotate(ENFORCED, policy.enforce.to_string());
         }
         let audited = if a.audit.is_some() { broken(policy.audit) } else { Vec::new() };
         if !audited.is_empty() {
             let would = format!("would violate PodSecurity \"{}\": {}", policy.audit, details(&audited));
-            a.annotate("pod-security.kubernetes.io/audit-violations", would);
-        }
-        if enforce {
-            a.annotate(ENFORCED, policy.enforce.to_string());
-        }
-        let audited = broken(policy.audit);
-        if !audited.is_empty() {
-            let why = format!("would violate PodSecurity \"{}\": {}", policy.audit, details(&audited));
-            a.annotate(VIOLATIONS, why);
+            a.annotate(VIOLATIONS, would);
         }
         let enforced = if enforce { broken(policy.enforce) } else { Vec::new() };
         if !enforced.is_empty() {
