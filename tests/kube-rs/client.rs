@@ -123,7 +123,7 @@ async fn a_reflector_follows_objects_listed_or_streamed() {
         let (reader, writer) = reflector::store();
         let config = config.labels("test=kube-rs");
         let stream = watcher(maps.clone(), config).default_backoff().reflect(writer).applied_objects();
-        let followed = tokio::spawn(stream.for_each(|event| std::future::ready(drop(event.unwrap()))));
+        let followed = tokio::spawn(stream.for_each(|event| async { drop(event.unwrap()) }));
         within("the objects are there", reader.wait_until_ready()).await.unwrap();
         assert_eq!(reader.state().len(), 3);
         maps.patch("b", &PatchParams::default(), &Patch::Merge(json!({"data": {"a": "2"}}))).await.unwrap();
@@ -159,10 +159,10 @@ async fn a_controller_owns_a_custom_resource() {
         Controller::new(sails.clone(), watcher::Config::default())
             .owns(maps.clone(), watcher::Config::default())
             .run(reconcile, |_, _, _| Action::requeue(Duration::from_secs(1)), Arc::new(client.clone()))
-            .for_each(|done| {
-                std::future::ready(if let Err(e) = done {
+            .for_each(|done| async {
+                if let Err(e) = done {
                     eprintln!("{e}: {:?}", std::error::Error::source(&e))
-                })
+                }
             }),
     );
     let spec = SailSpec { colour: "red".into(), area: 3 };
