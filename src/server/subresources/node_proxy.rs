@@ -88,13 +88,6 @@ fn connect_options(resource: &Resource, call: &Call) -> Value {
     options
 }
 
-fn with_query(path: &str, call: &Call) -> String {
-    match call.parts.uri.query() {
-        Some(q) => format!("{path}?{q}"),
-        None => path.to_owned(),
-    }
-}
-
 /// The address of a node's kubelet.
 pub(super) async fn kubelet_address(server: &Arc<Server>, name: &str) -> Result<(String, u16), Status> {
     let nodes = server.resource("", "v1", "nodes")?;
@@ -121,17 +114,11 @@ async fn target_of(server: &Arc<Server>, call: &Call) -> Result<Target, Status> 
     let node = spec.and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty());
     let node = node.ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", i.name)))?;
     let (host, port) = kubelet_address(server, &node).await?;
-    if i.subresource == "portforward" {
-        let path = with_query(&format!("/portForward/{}/{}", i.namespace, i.name), call);
-        return Ok(Target { host, port, path });
-    }
-    let container = container_of(call, &pod)?;
-    let root = match i.subresource.as_str() {
-        "log" => "containerLogs",
-        "exec" => "exec",
-        _ => "attach",
+    let mut path = match i.subresource.as_str() {
+        "portforward" => format!("/portForward/{}/{}", i.namespace, i.name),
+        "log" => format!("/containerLogs/{}/{}/{}", i.namespace, i.name, container_of(call, &pod)?),
+        sub => format!("/{sub}/{}/{}/{}", i.namespace, i.name, container_of(call, &pod)?),
     };
-    let mut path = format!("/{root}/{}/{}/{container}", i.namespace, i.name);
     for (n, (name, value)) in kubelet_query(call).into_iter().enumerate() {
         path.push(if n == 0 { '?' } else { '&' });
         path += &format!("{name}={}", client::api::percent_encode(&value));
@@ -145,6 +132,7 @@ fn kubelet_query(call: &Call) -> Vec<(&str, String)> {
         "stdin" => "input",
         "stdout" => "output",
         "stderr" => "error",
+        "ports" => "port",
         other => other,
     };
     let pairs = call.query.pairs().filter(|(name, _)| *name != "container");
