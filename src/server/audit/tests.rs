@@ -1,3 +1,5 @@
+//! What the audit log says of requests, by policy.
+
 use std::path::Path;
 
 use api::Object;

@@ -1,3 +1,5 @@
+//! Secrets in the store: sealed, opened, rotated.
+
 use api::Status;
 use serde_json::json;
 use store::{Expect, MemoryStore, Store};
