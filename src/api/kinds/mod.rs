@@ -108,9 +108,9 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
     }
 }
 
-/// Sets a field that is absent.
+/// Sets a field that is absent, or an empty text, which clients in Go cannot tell from absent.
 fn set(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
-    if !map.contains_key(field) {
+    if map.get(field).is_none_or(|v| v.as_str() == Some("")) {
         map.insert(field.to_owned(), value.into());
     }
 }

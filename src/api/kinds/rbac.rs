@@ -141,3 +141,20 @@ impl Strategy for Binding {
         vec![name(o), role.into(), age(o, now), of("User"), of("Group"), of("ServiceAccount")]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_group_is_the_groups_own() {
+        let mut o = json!({
+            "roleRef": {"apiGroup": "", "kind": "Role", "name": "r"},
+            "subjects": [{"apiGroup": "", "kind": "User", "name": "u"}],
+        });
+        Binding.default(&mut o);
+        assert_eq!((&o["roleRef"]["apiGroup"], &o["subjects"][0]["apiGroup"]), (&json!(GROUP), &json!(GROUP)));
+    }
+}

@@ -17,7 +17,10 @@ fn gvr(plural: &'static str) -> Gvr {
 }
 
 async fn started() -> (Testing, CancellationToken) {
-    let t = Testing::start().await;
+    begun(Testing::start().await)
+}
+
+fn begun(t: Testing) -> (Testing, CancellationToken) {
     let cancel = CancellationToken::new();
     tokio::spawn(configuration::run(t.server.clone(), cancel.clone()));
     (t, cancel)
@@ -108,4 +111,27 @@ async fn callers_over_http_are_told_their_schema() {
     *request.uri_mut() = "/healthz".parse().unwrap();
     let reply = t.server.serve(request).await;
     assert_eq!(reply.headers()[&SCHEMA_UID], probes.meta().uid.as_str());
+}
+
+#[tokio::test]
+async fn who_is_refused_is_recorded() {
+    let directory = tempfile::tempdir().unwrap();
+    let (policy, log) = (directory.path().join("policy.yaml"), directory.path().join("audit.log"));
+    std::fs::write(&policy, "{apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: Metadata}]}").unwrap();
+    let config = crate::audit::Config { policy_file: Some(policy), log_path: Some(log.clone()), ..Default::default() };
+    let (t, cancel) = begun(Testing::auditing(config).await);
+    t.create(&gvr("prioritylevelconfigurations"), "", &level("none-left")).await;
+    let schema = json!({"metadata": {"name": "mine"}, "spec": {"priorityLevelConfiguration": {"name": "none-left"},
+        "matchingPrecedence": 2, "rules": [{"subjects": [{"kind": "User", "user": {"name": "system:anonymous"}}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}]}]}});
+    t.create(&gvr("flowschemas"), "", &schema).await;
+    told(&t, "mine", "False").await;
+    let request = http::Request::builder().uri("/version").body(RequestBody::empty()).unwrap();
+    assert_eq!(t.server.serve(request).await.status().as_u16(), 429);
+    cancel.cancel();
+    t.end().await;
+    let text = std::fs::read_to_string(log).unwrap();
+    let ends = |line: &&str| line.contains("ResponseComplete") && line.contains("\"/version\"");
+    let line: Value = serde_json::from_str(text.lines().find(ends).unwrap()).unwrap();
+    assert_eq!(line["responseStatus"]["code"], 429, "{line}");
 }

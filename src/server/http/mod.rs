@@ -134,7 +134,12 @@ impl Server {
         };
         let admitted = match self.flow_control().admit(self, &user, &arrival.info, &arrival.query).await {
             Ok(admitted) => admitted,
-            Err(refused) => return Ok(refused),
+            Err(refused) => {
+                return Ok(match self.audit().begin(&user, &arrival.info, &arrival.parts).await {
+                    Some(record) => record.answer(refused, false).await,
+                    None => refused,
+                });
+            }
         };
         // Of a watch, only the beginning takes a seat: that of its answer.
         let mut reply = self.route_as(user, arrival, body).await;
