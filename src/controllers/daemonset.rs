@@ -375,7 +375,14 @@ impl Controller for DaemonSetController {
         status.updated_number_scheduled = Some(updated);
         status.number_available = Some(available_now as i32);
         status.number_unavailable = Some((total - available_now.min(total)) as i32);
-        if set.status.as_ref() != Some(&status) {
+        let mut before = set.status.clone().unwrap_or_default();
+        // The API shows none of these counters when it is zero.
+        for counter in
+            [&mut before.updated_number_scheduled, &mut before.number_available, &mut before.number_unavailable]
+        {
+            counter.get_or_insert(0);
+        }
+        if status != before {
             let patch = json!({"status": status});
             pods::ignore_absent(
                 self.client

@@ -613,7 +613,17 @@ impl Controller for DeploymentController {
             self.clean_up(&v).await?;
         }
         let status = self.status(&v, Timestamp::now());
-        let before = d.status.clone().unwrap_or_default();
+        let mut before = d.status.clone().unwrap_or_default();
+        // The API shows no counter that is zero.
+        for counter in [
+            &mut before.replicas,
+            &mut before.updated_replicas,
+            &mut before.ready_replicas,
+            &mut before.available_replicas,
+            &mut before.unavailable_replicas,
+        ] {
+            counter.get_or_insert(0);
+        }
         if status != before {
             let body = json!({"status": serde_json::to_value(&status).map_err(Status::internal)?});
             pods::ignore_absent(

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use store::Expect;
 
 use self::deletion::{delete_preconditions, finished_deletion, marked_for_deletion};
-use self::prepare::{accept, keep_all_but_status, keep_system_metadata, place, preconditions};
+use self::prepare::{accept, default, keep_all_but_status, keep_system_metadata, place, preconditions};
 use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings};
 use crate::audit::Record;
 use crate::conversion::Conversions;
@@ -265,7 +265,12 @@ impl Registry {
     /// A stored object in the version that the pipeline works on.
     async fn value_of(&self, resource: &Resource, object: &Object) -> Result<Value, Status> {
         match resource.webhook() {
-            None => Ok(object.to_value()),
+            None => {
+                let mut value = object.to_value();
+                // So that a change is not seen where an older version of ours kept a zero value.
+                api::protobuf::drop_unset(&mut value);
+                Ok(value)
+            }
             Some(_) => self.conversions()?.value(resource, object).await,
         }
     }
@@ -461,11 +466,11 @@ impl Registry {
             m.remove("status");
         }
         strategy.prepare_create(&mut object);
-        strategy.default(&mut object);
+        default(resource, &mut object);
         self.admit_mutate(&attributes, &mut object, None).await?;
         // Whatever admission makes of it, it stays where it was sent.
         place(resource, &mut object, namespace, &name)?;
-        strategy.default(&mut object);
+        default(resource, &mut object);
         let mut errors = api::metadata::validate_object_meta(&object, resource.namespaced, |n| strategy.name_error(n));
         errors.extend(strategy.validate(&object));
         if !errors.is_empty() {
@@ -696,12 +701,12 @@ impl Registry {
             }
             aspect => strategy.prepare_aspect(aspect, &mut new, old),
         }
-        strategy.default(&mut new);
+        default(resource, &mut new);
         let attributes = Self::attributes(ctx, resource, Operation::Update, namespace, name, subresource);
         if !ctx.admitted {
             self.admit_mutate(&attributes, &mut new, Some(old)).await?;
         }
-        strategy.default(&mut new);
+        default(resource, &mut new);
         if resource.has_generation && subresource != "status" && strategy.generation_changed(&new, old) {
             let g = old["metadata"]["generation"].as_i64().unwrap_or(0);
             new["metadata"]["generation"] = (g + 1).into();

@@ -254,7 +254,8 @@ impl Strategy for Job {
                 }
             }
         }
-        o["spec"]["selector"] = json!({"matchLabels": {CONTROLLER_UID: uid}});
+        // A selector of the client's stays, and is refused: it finds more than the job's own pods.
+        o["spec"]["selector"]["matchLabels"][CONTROLLER_UID] = uid;
     }
 
     fn default(&self, o: &mut Value) {
@@ -436,6 +437,8 @@ fn without_directives(template: &Value) -> Value {
     t
 }
 
+const TIME_ZONE: &str = "spec.timeZone";
+
 fn time_zone(spec: &Value, errors: &mut ErrorList) {
     let Some(zone) = spec["timeZone"].as_str() else { return };
     let is_part = |p: &str| {
@@ -448,10 +451,13 @@ fn time_zone(spec: &Value, errors: &mut ErrorList) {
         "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned()
     } else if !zone.split('/').all(is_part) {
         format!("unknown time zone {zone}")
+    } else if !jiff::tz::db().is_definitively_empty() && jiff::tz::TimeZone::get(zone).is_err() {
+        // A host without time zones cannot tell, and leaves it to the controller.
+        format!("unknown time zone {zone}")
     } else {
         return;
     };
-    errors.push(FieldError::invalid("spec.timeZone", zone, detail));
+    errors.push(FieldError::invalid(TIME_ZONE, zone, detail));
 }
 
 pub(super) struct CronJob;
@@ -504,6 +510,16 @@ impl Strategy for CronJob {
         errors
     }
 
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(new);
+        // A zone that the host forgot keeps nobody from changing the rest.
+        if new["spec"]["timeZone"] == old["spec"]["timeZone"] {
+            errors.retain(|e| e.field != TIME_ZONE);
+        }
+        errors.extend(self.validate_update(new, old));
+        errors
+    }
+
     fn name_error(&self, name: &str) -> Option<String> {
         // Jobs get their time behind it.
         let long = (name.len() > 52).then(|| "must be no more than 52 characters".to_owned());
@@ -553,6 +569,30 @@ impl Strategy for CronJob {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_selector_of_the_clients_is_refused() {
+        let mut j = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": "Never",
+            "containers": [{"name": "c", "image": "i"}]}}}});
+        Job.prepare_create(&mut j);
+        Job.default(&mut j);
+        let said: Vec<String> = Job.validate(&j).iter().map(ToString::to_string).collect();
+        assert!(said.len() == 1 && said[0].ends_with("`selector` not auto-generated"), "{said:?}");
+    }
+
+    #[test]
+    fn a_time_zone_is_known() {
+        let said = |zone: &str| {
+            let mut errors = ErrorList::new();
+            time_zone(&json!({"timeZone": zone}), &mut errors);
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert!(said("Etc/UTC").is_empty());
+        if !jiff::tz::db().is_definitively_empty() {
+            assert_eq!(said("x"), ["spec.timeZone: Invalid value: \"x\": unknown time zone x"]);
+        }
+    }
 
     #[test]
     fn a_job_selects_its_pods_by_its_own_uid() {

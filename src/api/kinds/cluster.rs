@@ -12,11 +12,28 @@ use crate::resource::{Strategy, field_at};
 
 pub(super) struct Namespace;
 
+/// The finalizer of the controller that empties namespaces.
+const KEPT_BY: &str = "kubernetes";
+
+/// What is wrong with a finalizer of a namespace's spec; upstream's path has no index.
+fn finalizer(name: &str, errors: &mut ErrorList) {
+    let path = "spec.finalizers";
+    let wrong = names::qualified_name_errors(name);
+    errors.extend(wrong.into_iter().map(|e| FieldError::invalid(path, name, e)));
+    if !name.contains('/') && ![KEPT_BY, "orphan", "foregroundDeletion"].contains(&name) {
+        let detail = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.push(FieldError::invalid(path, name, detail));
+    }
+}
+
 impl Strategy for Namespace {
     fn prepare_create(&self, o: &mut Value) {
         o["status"] = json!({"phase": "Active"});
-        if let Some(s) = child(o, "spec") {
-            s.insert("finalizers".into(), json!(["kubernetes"]));
+        if !list(&o["spec"], "finalizers").any(|f| f == KEPT_BY)
+            && let Some(s) = child(o, "spec")
+            && let Some(all) = s.entry("finalizers").or_insert_with(|| json!([])).as_array_mut()
+        {
+            all.push(KEPT_BY.into());
         }
     }
     fn default(&self, o: &mut Value) {
@@ -35,6 +52,13 @@ impl Strategy for Namespace {
             s.remove("finalizers");
         }
     }
+    fn validate(&self, o: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        for name in list(&o["spec"], "finalizers").filter_map(Value::as_str) {
+            finalizer(name, &mut errors);
+        }
+        errors
+    }
     fn begin_deletion(&self, o: &mut Value) {
         o["status"]["phase"] = "Terminating".into();
     }
@@ -49,7 +73,10 @@ impl Strategy for Namespace {
     }
 }
 
-pub(super) struct Event;
+/// Events as core has them, and those of the newer group, which are checked in full.
+pub(super) struct Event {
+    pub(super) newer: bool,
+}
 
 impl Strategy for Event {
     fn is_transient(&self) -> bool {
@@ -69,6 +96,15 @@ impl Strategy for Event {
     fn validate(&self, o: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         event(o, &mut errors);
+        if self.newer {
+            newer_event(o, &mut errors);
+        }
+        errors
+    }
+    // What was made as a core event may still be changed by the newer group, as upstream.
+    fn validate_changed(&self, new: &Value, _: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        event(new, &mut errors);
         errors
     }
     fn creates_on_update(&self) -> bool {
@@ -105,6 +141,38 @@ impl Strategy for Event {
             count.into(),
             name(o),
         ]
+    }
+}
+
+/// What an event of the newer group must be like on top: timed, of a known type, and without what
+/// that group only shows.
+fn newer_event(o: &Value, errors: &mut ErrorList) {
+    if text(o, "eventTime").is_empty() {
+        errors.push(FieldError::required("eventTime", ""));
+    }
+    let series = &o["series"];
+    if series.is_object() && series["count"].as_i64().unwrap_or(0) < 2 {
+        errors.push(FieldError::invalid("series.count", "", "should be at least 2"));
+    }
+    if series.is_object() && text(series, "lastObservedTime").is_empty() {
+        errors.push(FieldError::required("series.lastObservedTime", ""));
+    }
+    let kind = text(o, "type");
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.push(FieldError::invalid("type", "", format!("has invalid value: {kind}")));
+    }
+    let source = o["source"].as_object().is_some_and(|s| !s.is_empty());
+    let given = |field: &str| o.get(field).is_some_and(|v| !v.is_null());
+    let count = o["count"].as_i64().unwrap_or(0) != 0;
+    for (field, given) in [
+        ("firstTimestamp", given("firstTimestamp")),
+        ("lastTimestamp", given("lastTimestamp")),
+        ("count", count),
+        ("source", source),
+    ] {
+        if given {
+            errors.push(FieldError::invalid(field, "", "needs to be unset"));
+        }
     }
 }
 
@@ -239,5 +307,54 @@ impl Strategy for PodDisruptionBudget {
             number(&o["status"]["disruptionsAllowed"]),
             age(o, now),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finalizer_of_a_namespace_is_qualified_and_ours_is_added() {
+        let made = |spec: Value| {
+            let mut n = json!({"metadata": {"name": "n"}, "spec": spec});
+            Namespace.prepare_create(&mut n);
+            n
+        };
+        assert_eq!(made(json!({}))["spec"]["finalizers"], json!(["kubernetes"]));
+        let own = made(json!({"finalizers": ["example.com/a"]}));
+        assert_eq!(own["spec"]["finalizers"], json!(["example.com/a", "kubernetes"]));
+        assert!(Namespace.validate(&own).is_empty());
+        let said = Namespace.validate(&made(json!({"finalizers": ["foo"]})));
+        let detail = "name is neither a standard finalizer name nor is it fully qualified";
+        assert_eq!(said[0].to_string(), format!("spec.finalizers: Invalid value: \"foo\": {detail}"));
+    }
+
+    #[test]
+    fn an_event_of_the_newer_group_has_a_time_and_a_known_type() {
+        let said = |newer: bool, o: &Value| {
+            let all = Event { newer }.validate(o);
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let mut e =
+            json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "a"}, "type": "Bad", "count": 1});
+        assert!(said(false, &e).is_empty());
+        assert_eq!(
+            said(true, &e),
+            [
+                "eventTime: Required value",
+                "type: Invalid value: \"\": has invalid value: Bad",
+                "count: Invalid value: \"\": needs to be unset"
+            ]
+        );
+        e["count"] = Value::Null;
+        e["type"] = "Normal".into();
+        e["eventTime"] = "2024-01-01T00:00:00.000000Z".into();
+        for (field, value) in
+            [("reportingComponent", "c"), ("reportingInstance", "i"), ("action", "a"), ("reason", "r")]
+        {
+            e[field] = value.into();
+        }
+        assert!(said(true, &e).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Nodes.
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cells::{age, name};
 use super::container::resources;
@@ -19,6 +19,20 @@ impl Strategy for Node {
         field_at(o, path).or_else(|| (path == "spec.unschedulable").then(|| "false".to_owned()))
     }
     fn default(&self, o: &mut Value) {
+        // The one range is the first of all; where they differ, the one wins, as upstream converts them.
+        if let Some(spec) = o.get_mut("spec").and_then(Value::as_object_mut) {
+            let one = spec.get("podCIDR").and_then(Value::as_str).map(str::to_owned);
+            let first = spec.get("podCIDRs").and_then(|all| all[0].as_str()).map(str::to_owned);
+            match (one, first) {
+                (None, Some(first)) => {
+                    spec.insert("podCIDR".into(), first.into());
+                }
+                (Some(one), first) if first.as_ref() != Some(&one) => {
+                    spec.insert("podCIDRs".into(), json!([one]));
+                }
+                _ => {}
+            }
+        }
         // The status defaults allocatable to capacity; the kubelet always sends both.
         if o.get("status").is_some_and(|s| s.get("allocatable").is_none())
             && let Some(c) = o.pointer("/status/capacity").cloned()
@@ -63,6 +77,12 @@ impl Strategy for Node {
             if cidrs[..i].contains(c) {
                 errors.push(FieldError::duplicate(field, *c));
             }
+        }
+        let ranges: Vec<ipnet::IpNet> = cidrs.iter().filter_map(|c| c.parse().ok()).collect();
+        let of_family = |six: bool| ranges.iter().filter(|r| matches!(r, ipnet::IpNet::V6(_)) == six).count();
+        if ranges.len() == cidrs.len() && (of_family(false) > 1 || of_family(true) > 1) {
+            let detail = "may specify no more than one CIDR for each IP family";
+            errors.push(FieldError::invalid("spec.podCIDRs", o["spec"]["podCIDRs"].clone(), detail));
         }
         errors
     }
@@ -136,5 +156,36 @@ impl Strategy for Node {
             info("kernelVersion"),
             info("containerRuntimeVersion"),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaulted(spec: Value) -> Value {
+        let mut node = json!({"spec": spec});
+        Node.default(&mut node);
+        node
+    }
+
+    #[test]
+    fn the_range_of_pods_and_the_ranges_follow_each_other() {
+        let both = json!({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]});
+        assert_eq!(defaulted(json!({"podCIDR": "10.0.0.0/24"}))["spec"], both);
+        assert_eq!(defaulted(json!({"podCIDRs": ["10.0.0.0/24"]}))["spec"], both);
+        assert_eq!(defaulted(json!({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.1.0/24"]}))["spec"], both);
+        let two = json!({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24", "fd00::/64"]});
+        assert_eq!(defaulted(two.clone())["spec"], two);
+        assert_eq!(defaulted(json!({}))["spec"], json!({}));
+    }
+
+    #[test]
+    fn ranges_of_pods_are_ranges_and_one_of_each_family() {
+        let said = |spec: Value| Node.validate(&defaulted(spec)).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(said(json!({"podCIDR": "x"}))[0].starts_with("spec.podCIDRs[0]: Invalid value: \"x\""));
+        assert!(said(json!({"podCIDRs": ["10.0.0.0/24", "fd00::/64"]})).is_empty());
+        let two = said(json!({"podCIDRs": ["10.0.0.0/24", "10.0.1.0/24"]}));
+        assert!(two[0].ends_with("may specify no more than one CIDR for each IP family"), "{two:?}");
     }
 }

@@ -363,7 +363,29 @@ impl Strategy for ReplicationController {
 
 pub(super) struct DaemonSet;
 
+/// How often the template changed, kept where the field of an older version of the API went.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn template_generation(o: &Value) -> i64 {
+    text(&o["metadata"]["annotations"], TEMPLATE_GENERATION).parse().unwrap_or(0)
+}
+
+fn set_template_generation(o: &mut Value, generation: i64) {
+    if let Some(annotations) = child(&mut o["metadata"], "annotations") {
+        annotations.insert(TEMPLATE_GENERATION.into(), generation.max(1).to_string().into());
+    }
+}
+
 impl Strategy for DaemonSet {
+    fn prepare_create(&self, o: &mut Value) {
+        set_template_generation(o, template_generation(o));
+    }
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        // Templates are compared as they are stored.
+        self.default(new);
+        let changed = new["spec"]["template"] != old["spec"]["template"];
+        set_template_generation(new, template_generation(old).max(1) + i64::from(changed));
+    }
     fn default(&self, o: &mut Value) {
         default(o, false, true);
         let Some(s) = child(o, "spec") else { return };
@@ -648,6 +670,21 @@ mod tests {
     fn deployment() -> Value {
         json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
             "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    }
+
+    #[test]
+    fn a_daemon_set_counts_the_changes_of_its_template() {
+        let mut old = json!({"metadata": {"name": "d"}, "spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+        let sent = old.clone();
+        DaemonSet.prepare_create(&mut old);
+        DaemonSet.default(&mut old);
+        assert_eq!(old["metadata"]["annotations"], json!({TEMPLATE_GENERATION: "1"}));
+        let mut new = sent.clone();
+        DaemonSet.prepare_update(&mut new, &old);
+        assert_eq!(template_generation(&new), 1);
+        new["spec"]["template"]["spec"]["containers"][0]["image"] = "j".into();
+        DaemonSet.prepare_update(&mut new, &old);
+        assert_eq!(template_generation(&new), 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! * [`table`] – messages and fields, read off upstream's definitions by `xtask protobuf`.
 //! * [`mod@decode`] – a body becomes JSON.  [`mod@encode`] – JSON becomes a body, a list, a watch event.
+//! * [`unset`] – what a client sent with a zero value that Go does not tell from an absent one.
 //!
 //! Both directions are driven by the table; nothing here knows a kind. Go writes zero values of
 //! fields that are no pointers, and JSON leaves them out, or not: the table says which.
@@ -12,9 +13,11 @@ mod encode;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unset;
 
 pub use decode::decode;
 pub use encode::{Kind, watch_frame};
+pub use unset::drop_unset;
 
 /// What a body begins with; the envelope follows.
 const MAGIC: &[u8] = b"k8s\0";

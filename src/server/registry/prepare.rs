@@ -80,6 +80,12 @@ pub fn served<'a>(resource: &Resource, stored: &'a Value) -> std::borrow::Cow<'a
     }
 }
 
+/// Fills in defaults: where a field is absent, and where Go does not tell its value from that.
+pub(super) fn default(resource: &Resource, object: &mut Value) {
+    api::protobuf::drop_unset(object);
+    resource.strategy.default(object);
+}
+
 /// Checks and sets namespace and name as the URL has them.
 pub(super) fn place(resource: &Resource, object: &mut Value, namespace: &str, name: &str) -> Result<(), Status> {
     let meta = &mut object["metadata"];

@@ -43,7 +43,8 @@ pub async fn serve(server: &Arc<Server>, call: &Call, resource: &Arc<Resource>, 
         prepare::accept(&server.write_context(call)?, resource, decode_body(call, resource, body)?, &mut warnings)?;
     review["apiVersion"] = resource.api_version().into();
     review["kind"] = resource.kind.clone().into();
-    let refused = |errors: ErrorList| Err(Status::invalid(&resource.group, &resource.kind, "", &errors));
+    // Upstream names no kind here.
+    let refused = |errors: ErrorList| Err(Status::invalid(&resource.group, "", "", &errors));
     let spec = &review["spec"];
     review["status"] = match resource.plural.as_str() {
         "tokenreviews" => token_review(server, spec).await?,
