@@ -13,6 +13,11 @@ use serde_json::Value;
 use crate::schema::TypeRef;
 use crate::status::Status;
 
+/// How deep objects and lists may nest in what a client sends and in what is stored. Upstream reads
+/// 10 000 levels; here every reader of an answer, a list, a watch event or a review around the object
+/// must get along with the 128 that JSON readers allow on the stack, its managed fields included.
+pub const NESTING_MAX: usize = 110;
+
 /// An object with types checked, and what was wrong with its fields.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decoded {
@@ -95,10 +100,22 @@ pub fn decode_applied(body: &[u8], t: &TypeRef, strict: bool) -> Result<Decoded,
 pub fn check(value: Value, t: &TypeRef) -> Result<Decoded, Status> {
     let (_, version, kind) = t.group_version_kind().unwrap_or_default();
     let (version, kind) = (version.to_owned(), kind.to_owned());
-    let (value, unknown) = check::check(value, t).map_err(|e| {
-        Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {e}"))
-    })?;
+    let refused =
+        |e: String| Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {e}"));
+    if nests_deeper(&value, NESTING_MAX) {
+        return Err(refused(tree::TOO_DEEP.to_owned()));
+    }
+    let (value, unknown) = check::check(value, t).map_err(refused)?;
     Ok(Decoded { value, unknown, duplicate: Vec::new() })
+}
+
+/// Whether objects and lists nest deeper than so many levels.
+pub(crate) fn nests_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Object(map) => levels == 0 || map.values().any(|v| nests_deeper(v, levels - 1)),
+        Value::Array(list) => levels == 0 || list.iter().any(|v| nests_deeper(v, levels - 1)),
+        _ => false,
+    }
 }
 
 /// Parses JSON or YAML without a schema.
@@ -129,5 +146,7 @@ fn summary(body: &[u8]) -> String {
     }
 }
 
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(test)]
 mod tests;

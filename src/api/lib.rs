@@ -29,6 +29,8 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+#[cfg(test)]
+mod testing;
 pub mod time;
 
 /// Bytes that JSON spells as base64.

@@ -6,6 +6,14 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 use serde_saphyr::DuplicateKeyPolicy;
 
+use super::NESTING_MAX;
+
+/// In Go's words.
+pub(super) const TOO_DEEP: &str = "exceeded max depth";
+
+/// A level of YAML takes 2 KiB of stack, without optimization 25: more than a worker's stack has room for.
+const YAML_STACK: usize = 16 << 20;
+
 /// Where we are, and which keys occurred twice.
 #[derive(Default)]
 struct Notes {
@@ -133,7 +141,7 @@ fn options(duplicate_keys: DuplicateKeyPolicy) -> serde_saphyr::Options {
             max_nodes: 5_000_000,
             max_documents: 100_000,
             max_total_scalar_bytes: 256 << 20,
-            max_depth: 1_000,
+            max_depth: NESTING_MAX,
         },
         with_snippet: false,
     }
@@ -153,33 +161,55 @@ impl<'de> serde::Deserialize<'de> for Yaml {
     }
 }
 
+/// Reads YAML on a stack that its deepest nesting fits on.
+fn read_yaml<T: Send>(read: impl FnOnce() -> Result<T, serde_saphyr::Error> + Send) -> Result<T, String> {
+    let read = || read().map_err(|e| format!("error converting YAML to JSON: yaml: {e}"));
+    std::thread::scope(|s| {
+        let reader = std::thread::Builder::new().name("yaml".into()).stack_size(YAML_STACK).spawn_scoped(s, read);
+        let reader = reader.map_err(|e| format!("error converting YAML to JSON: no thread to read it on: {e}"))?;
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// The tree and the paths of keys that occur twice.
 pub(super) fn parse(body: &[u8], yaml: bool) -> Result<(Value, Vec<String>), String> {
-    if yaml {
-        let text = std::str::from_utf8(body).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
-        let yaml: Yaml = serde_saphyr::from_str_with_options(text, yaml_options())
-            .map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))?;
-        return Ok((yaml.value, yaml.duplicate));
+    if !yaml {
+        return parse_json(body).map_err(|e| match e.to_string() {
+            e if e.starts_with("recursion limit exceeded") => TOO_DEEP.to_owned(),
+            e => format!("couldn't get version/kind; json parse error: {e}"),
+        });
     }
+    // What clients apply is JSON, mostly, and that is read at once.
+    if body.starts_with(b"{")
+        && let Ok(read) = parse_json(body)
+    {
+        return Ok(read);
+    }
+    let text = std::str::from_utf8(body).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
+    let yaml: Yaml = read_yaml(|| serde_saphyr::from_str_with_options(text, yaml_options()))?;
+    Ok((yaml.value, yaml.duplicate))
+}
+
+fn parse_json(body: &[u8]) -> serde_json::Result<(Value, Vec<String>)> {
     let notes = Notes::default();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = Tree(&notes)
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|e| format!("couldn't get version/kind; json parse error: {e}"))?;
+    let value = Tree(&notes).deserialize(&mut deserializer)?;
+    deserializer.end()?;
     Ok((value, notes.duplicate.into_inner()))
 }
 
 /// The line of the first key that occurs twice.
 pub(super) fn line_of_duplicate(body: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(body).ok()?;
-    let read: Result<Yaml, _> = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error));
-    Some(read.err()?.location()?.line())
+    let read = || {
+        let read: Result<Yaml, _> = serde_saphyr::from_str_with_options(text, options(DuplicateKeyPolicy::Error));
+        Ok(read.err().and_then(|e| Some(e.location()?.line())))
+    };
+    read_yaml(read).ok()?
 }
 
 /// All documents of a YAML stream.
 pub(super) fn documents(text: &str) -> Result<Vec<Value>, String> {
-    let all: Vec<Yaml> = serde_saphyr::from_multiple_with_options(text, yaml_options())
-        .map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))?;
+    let all: Vec<Yaml> = read_yaml(|| serde_saphyr::from_multiple_with_options(text, yaml_options()))?;
     Ok(all.into_iter().map(|y| y.value).filter(|v| !v.is_null()).collect())
 }

@@ -1,11 +1,16 @@
 //! JSON patch.
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
+use crate::codec::{NESTING_MAX, nests_deeper};
 use crate::status::{Cause, Details, Status};
 
 /// The limit on operations that upstream sets.
 pub const OPERATIONS_MAX: usize = 10_000;
+
+/// What copies may add to an object, in bytes of JSON, as upstream: each can double what there is.
+const COPIES_MAX: usize = 3 * 1024 * 1024;
 
 /// Applies a JSON patch.
 ///
@@ -21,7 +26,17 @@ pub fn json(current: &Value, patch: &Value) -> Result<Value, Status> {
         )));
     }
     let mut value = current.clone();
+    let mut copied = 0;
     for (i, operation) in operations.0.iter().enumerate() {
+        copied += size_of_copy(operation, &value);
+        if copied > COPIES_MAX {
+            return Err(unprocessable(format!(
+                "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {COPIES_MAX}"
+            )));
+        }
+        if nests_too_deeply(operation, &value) {
+            return Err(unprocessable(format!("operation '/{i}' makes the object nest too deeply")));
+        }
         if !tests_for_absence(operation, &value) {
             json_patch::patch(&mut value, std::slice::from_ref(operation)).map_err(|mut e| {
                 e.operation = i;
@@ -34,11 +49,32 @@ pub fn json(current: &Value, patch: &Value) -> Result<Value, Status> {
 
 /// Upstream's library takes what is absent from an object for null, and clients count on it before
 /// they add the first finalizer.
-fn tests_for_absence(operation: &json_patch::PatchOperation, value: &Value) -> bool {
-    let json_patch::PatchOperation::Test(test) = operation else { return false };
+fn tests_for_absence(operation: &PatchOperation, value: &Value) -> bool {
+    let PatchOperation::Test(test) = operation else { return false };
     let path = test.path.as_str();
     let parent = path.rfind('/').and_then(|end| value.pointer(&path[..end]));
     test.value.is_null() && parent.is_some_and(Value::is_object) && value.pointer(path).is_none()
+}
+
+/// The bytes of JSON that an operation copies.
+fn size_of_copy(operation: &PatchOperation, value: &Value) -> usize {
+    let PatchOperation::Copy(copy) = operation else { return 0 };
+    value.pointer(copy.from.as_str()).map_or(0, |from| from.to_string().len())
+}
+
+/// Whether an operation puts something deeper than objects may nest. Each could go on below the last.
+fn nests_too_deeply(operation: &PatchOperation, value: &Value) -> bool {
+    let (path, put) = match operation {
+        PatchOperation::Add(o) => (&o.path, Some(&o.value)),
+        PatchOperation::Replace(o) => (&o.path, Some(&o.value)),
+        PatchOperation::Copy(o) => (&o.path, value.pointer(o.from.as_str())),
+        PatchOperation::Move(o) if o.path.tokens().count() > o.from.tokens().count() => {
+            (&o.path, value.pointer(o.from.as_str()))
+        }
+        _ => return false,
+    };
+    let left = NESTING_MAX.checked_sub(path.tokens().count());
+    put.is_some_and(|v| left.is_none_or(|left| nests_deeper(v, left)))
 }
 
 /// 422 with upstream's fixed message for a patch that does not apply; why is told as a cause.

@@ -7,3 +7,6 @@ mod strategic;
 pub use json::json;
 pub use merge::merge;
 pub use strategic::strategic;
+
+#[cfg(test)]
+mod fuzz_tests;

@@ -4,6 +4,8 @@
 //! otherwise. Directives: `$patch: replace|delete` in maps and list items, `$retainKeys`,
 //! `$deleteFromPrimitiveList/<field>`, `$setElementOrder/<field>`.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use crate::schema::TypeRef;
@@ -87,7 +89,8 @@ fn merge_map(mut original: Object, mut patch: Object, t: &TypeRef) -> Result<Obj
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Status> {
     let Some(directive) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(keys) = directive else { return Err(bad_format("retainKeys")) };
-    let listed = |key: &str| keys.iter().any(|k| k == key);
+    let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let listed = |key: &str| keys.contains(key);
     for (key, value) in patch.iter() {
         let directive = key.starts_with(DELETE_FROM_LIST) || key.starts_with(SET_ORDER);
         if !value.is_null() && !directive && !listed(key) {
@@ -159,9 +162,20 @@ fn check_order(patch: &[Value], order: &[Value], key: &str) -> Result<(), Status
     Ok(())
 }
 
-/// Whether two items are the same one: by merge key, or as scalars.
+/// What makes an item the same one as another: its merge key, or itself where there is none.
+fn identity<'v>(item: &'v Value, key: &str) -> Option<&'v Value> {
+    if key.is_empty() { Some(item) } else { item.get(key) }
+}
+
+/// Whether two items are the same one.
 fn same(a: &Value, b: &Value, key: &str) -> bool {
-    if key.is_empty() { a == b } else { a.get(key).is_some() && a.get(key) == b.get(key) }
+    identity(a, key).is_some() && identity(a, key) == identity(b, key)
+}
+
+/// Where each item stands first.
+fn places<'v>(list: &'v [Value], key: &str) -> HashMap<&'v Value, usize> {
+    let all = list.iter().enumerate().rev();
+    all.filter_map(|(i, item)| Some((identity(item, key)?, i))).collect()
 }
 
 fn merge_list_field(old: Vec<Value>, new: Vec<Value>, field: &TypeRef) -> Result<Vec<Value>, Status> {
@@ -183,12 +197,8 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, items: &TypeRef, key: &str) -> R
         }
         Value::Object(_) => merge_objects(old, new, items, key),
         _ => {
-            let mut both: Vec<Value> = Vec::with_capacity(old.len() + new.len());
-            for item in old.iter().chain(&new) {
-                if !both.contains(item) {
-                    both.push(item.clone());
-                }
-            }
+            let mut seen = HashSet::new();
+            let both = old.iter().chain(&new).filter(|item| seen.insert(*item)).cloned().collect();
             Ok(ordered(both, &new, &old, ""))
         }
     }
@@ -201,6 +211,7 @@ fn merge_objects(old: Vec<Value>, new: Vec<Value>, items: &TypeRef, key: &str) -
     let (mut old, new) = special_items(old, new, key)?;
     let Some(new) = new else { return Ok(old) };
     let before = old.clone();
+    let mut at = places(&before, key);
     for item in &new {
         let Value::Object(patch) = item else {
             return Err(other_error("list element types are not identical".to_owned()));
@@ -208,9 +219,14 @@ fn merge_objects(old: Vec<Value>, new: Vec<Value>, items: &TypeRef, key: &str) -
         if !patch.contains_key(key) {
             return Err(no_merge_key(patch, key));
         }
-        match old.iter_mut().find(|o| same(o, item, key)) {
+        match identity(item, key).and_then(|id| at.get(id)).and_then(|i| old.get_mut(*i)) {
             Some(Value::Object(found)) => *found = merge_map(std::mem::take(found), patch.clone(), items)?,
-            _ => old.extend(without_directives(item.clone())),
+            _ => {
+                if let (Some(added), Some(id)) = (without_directives(item.clone()), identity(item, key)) {
+                    at.insert(id, old.len());
+                    old.push(added);
+                }
+            }
         }
     }
     Ok(ordered(old, &new, &before, key))
@@ -218,7 +234,7 @@ fn merge_objects(old: Vec<Value>, new: Vec<Value>, items: &TypeRef, key: &str) -
 
 /// Carries out `$patch` in list items. No second list means that the first replaces everything.
 fn special_items(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(Vec<Value>, Option<Vec<Value>>), Status> {
-    let mut plain = Vec::new();
+    let (mut plain, mut deleted) = (Vec::new(), HashSet::new());
     let mut replace = false;
     for item in new {
         let Some(directive) = item.get(PATCH) else {
@@ -231,7 +247,7 @@ fn special_items(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(Vec
                 if !map.contains_key(key) {
                     return Err(no_merge_key(&map, key));
                 }
-                old.retain(|o| !same(o, &item, key));
+                deleted.extend(identity(&item, key).cloned());
             }
             Some("replace") => replace = true,
             Some("merge") => {
@@ -240,22 +256,25 @@ fn special_items(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(Vec
             _ => return Err(unknown_directive(directive, &map)),
         }
     }
+    old.retain(|o| identity(o, key).is_none_or(|id| !deleted.contains(id)));
     Ok(if replace { (plain, None) } else { (old, Some(plain)) })
 }
 
 /// Puts the items that the patch names in the patch's order, and the server's others among them
 /// where the server's order has them.
 fn ordered(merged: Vec<Value>, patch_order: &[Value], server_order: &[Value], key: &str) -> Vec<Value> {
-    let place = |item: &Value, order: &[Value]| order.iter().position(|o| same(o, item, key));
+    let (in_patch, on_server) = (places(patch_order, key), places(server_order, key));
+    let place =
+        |item: &Value, order: &HashMap<&Value, usize>| identity(item, key).and_then(|id| order.get(id)).copied();
     let (mut patched, mut server): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|item| place(item, patch_order).is_some());
-    patched.sort_by_key(|item| place(item, patch_order));
-    server.sort_by_key(|item| place(item, server_order).unwrap_or(usize::MAX));
+        merged.into_iter().partition(|item| place(item, &in_patch).is_some());
+    patched.sort_by_key(|item| place(item, &in_patch));
+    server.sort_by_key(|item| place(item, &on_server).unwrap_or(usize::MAX));
     let mut all = Vec::with_capacity(patched.len() + server.len());
     let mut server = server.into_iter().peekable();
     for item in patched {
-        if let Some(mine) = place(&item, server_order) {
-            while let Some(other) = server.next_if(|s| place(s, server_order).is_some_and(|p| p < mine)) {
+        if let Some(mine) = place(&item, &on_server) {
+            while let Some(other) = server.next_if(|s| place(s, &on_server).is_some_and(|p| p < mine)) {
                 all.push(other);
             }
         }
@@ -270,6 +289,7 @@ fn delete_from_list(original: &mut Object, field: &str, values: &Value) -> Resul
     let Value::Array(values) = values else { return Err(bad_format("primitive list")) };
     match original.get_mut(field) {
         Some(Value::Array(list)) => {
+            let values: HashSet<&Value> = values.iter().collect();
             list.retain(|item| !values.contains(item));
             Ok(())
         }
