@@ -297,11 +297,8 @@ mod tests {
     #[test]
     fn a_decision_says_why() {
         let questions = Questions::default();
-        let target = Target::Resource(ResourceCheck {
-            resource: "pods".into(),
-            namespace: "a".into(),
-            ..Default::default()
-        });
+        let target =
+            Target::Resource(ResourceCheck { resource: "pods".into(), namespace: "a".into(), ..Default::default() });
         let question = Question { service_account: None, target, verb: "edit".into() };
         questions.answer(question, Decision { allowed: false, reason: "no".into(), error: "away".into() });
         let text = "authorizer.requestResource.check('edit').reason() == 'no' \

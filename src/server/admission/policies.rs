@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use self::binding::{Action, Binding};
 use self::policy::{Finding, Policy, Verdict};
+use super::dynamic::authorizer::answered;
 use super::dynamic::compiled::Compiled;
 use super::dynamic::is_exempt;
 use super::dynamic::matching::{Shown, namespace};
@@ -145,10 +146,13 @@ impl Write<'_> {
         let request = Request { attributes: a, shown: shown.clone(), object: self.object, old: self.old };
         let mut verdicts = Vec::new();
         for param in params {
-            let mut environment = request.environment();
-            environment.bind("namespaceObject", &namespace);
-            environment.bind("params", &param);
-            verdicts.push(policy.judge(&mut environment));
+            let judged = answered(self.server, a.user, |questions| {
+                let mut environment = request.environment(questions);
+                environment.bind("namespaceObject", &namespace);
+                environment.bind("params", &param);
+                policy.judge(&mut environment)
+            });
+            verdicts.push(judged.await);
         }
         Ok(verdicts)
     }

@@ -1,5 +1,6 @@
 //! A policy, compiled, and what it finds wrong with a write.
 
+use api::cel::authorizer::NAMES;
 use api::cel::{Environment, Expression};
 use api::{Object, Status};
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use super::super::dynamic::matching::{self, Matching};
 
 /// The longest value of an annotation, in bytes.
 const VALUE_MAX: usize = 10 << 10;
-const DECLARED: [&str; 3] = ["params", "namespaceObject", "variables"];
+const DECLARED: [&str; 5] = [NAMES[0], NAMES[1], "params", "namespaceObject", "variables"];
 
 #[derive(Deserialize)]
 struct Stored {
@@ -138,7 +139,7 @@ impl Policy {
         let annotation = |a: &DeclaredAnnotation| Ok((a.key.clone(), compile(&a.value_expression)?));
         let variables = spec.variables.iter().map(|v| Ok((v.name.clone(), compile(&v.expression)?)));
         Ok(Policy {
-            conditions: Conditions::new(&spec.match_conditions, &DECLARED[..2]).map_err(|e| failed(&e))?,
+            conditions: Conditions::new(&spec.match_conditions, &DECLARED[..4]).map_err(|e| failed(&e))?,
             variables: variables.collect::<Result<_, Status>>()?,
             validations: spec.validations.iter().map(validation).collect::<Result<_, _>>()?,
             annotations: spec.audit_annotations.iter().map(annotation).collect::<Result<_, Status>>()?,
