@@ -68,14 +68,36 @@ pub struct Connection {
 
 impl Connection {
     async fn start(&mut self, method: Method, path: &str, body: Bytes) -> Result<hyper::Response<Incoming>> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", &self.host)
-            .header("content-type", "application/json")
-            .body(Full::new(body))?;
+        self.start_with(method, path, &[], body).await
+    }
+
+    async fn start_with(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<hyper::Response<Incoming>> {
+        let mut request = Request::builder().method(method).uri(path).header("host", &self.host);
+        request = request.header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         self.sender.ready().await?;
-        Ok(self.sender.send_request(request).await?)
+        Ok(self.sender.send_request(request.body(Full::new(body))?).await?)
+    }
+
+    /// Sends a request with further headers, and reads whatever the answer is.
+    #[allow(dead_code, reason = "the benchmarks use it")]
+    pub async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<(hyper::StatusCode, hyper::HeaderMap, Bytes)> {
+        let (head, body) = self.start_with(method, path, headers, body.into()).await?.into_parts();
+        Ok((head.status, head.headers, body.collect().await?.to_bytes()))
     }
 
     /// Sends a request and reads the answer, which must be a success.
