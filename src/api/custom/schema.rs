@@ -154,7 +154,29 @@ impl Props {
 
 /// Whether something is filled in at or below this place of a schema.
 pub fn has_defaults(schema: &Value) -> bool {
+    let Value::Object(map) = schema else { return false };
     let fields = schema["properties"].as_object().into_iter().flat_map(|fields| fields.values());
-    let below = [&schema["additionalProperties"], &schema["items"]];
-    schema.get("default").is_some() || fields.chain(below).any(has_defaults)
+    let below = ["additionalProperties", "items"].into_iter().filter_map(|name| map.get(name));
+    map.contains_key("default") || fields.chain(below).any(has_defaults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn defaults_are_found_at_every_depth() {
+        let with = |schema: Value| has_defaults(&json!({"properties": {"default": {"type": "string"}, "x": schema}}));
+        assert!(!with(json!({"type": "object", "additionalProperties": true})));
+        assert!(with(json!({"default": null})));
+        assert!(with(json!({"items": {"additionalProperties": {"properties": {"y": {"default": 1}}}}})));
+    }
+
+    #[test]
+    fn a_pattern_is_compiled_once() {
+        let (a, b) = (Pattern::new("^a+$"), Pattern::new("^a+$"));
+        assert!(Arc::ptr_eq(a.regex.as_ref().unwrap(), b.regex.as_ref().unwrap()));
+        assert!(Pattern::new("(").regex.is_none());
+    }
 }
