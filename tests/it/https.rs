@@ -91,22 +91,38 @@ impl Connection {
         method: Method,
         path: &str,
         form: Form,
+        headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<hyper::Response<Incoming>> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", &self.host)
             .header("content-type", form.sent)
-            .header("accept", form.accept)
-            .body(Full::new(body))?;
+            .header("accept", form.accept);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         self.sender.ready().await?;
-        Ok(self.sender.send_request(request).await?)
+        Ok(self.sender.send_request(request.body(Full::new(body))?).await?)
+    }
+
+    /// Sends a request with further headers, and reads whatever the answer is.
+    #[allow(dead_code, reason = "the benchmarks use it")]
+    pub async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<(hyper::StatusCode, hyper::HeaderMap, Bytes)> {
+        let (head, body) = self.start(method, path, JSON, headers, body.into()).await?.into_parts();
+        Ok((head.status, head.headers, body.collect().await?.to_bytes()))
     }
 
     /// Sends a request and reads the answer, which must be a success.
     pub async fn call(&mut self, method: Method, path: &str, form: Form, body: Bytes) -> Result<Bytes> {
-        let response = self.start(method, path, form, body).await?;
+        let response = self.start(method, path, form, &[], body).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         ensure!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&body));
@@ -125,7 +141,7 @@ impl Connection {
 
     /// Starts a watch.
     pub async fn watch(mut self, path: &str, accept: &'static str) -> Result<Watch> {
-        let response = self.start(Method::GET, path, Form { accept, ..JSON }, Bytes::new()).await?;
+        let response = self.start(Method::GET, path, Form { accept, ..JSON }, &[], Bytes::new()).await?;
         ensure!(response.status().is_success(), "{path}: {}", response.status());
         Ok(Watch { body: response.into_body(), read: BytesMut::new(), _connection: self })
     }
