@@ -260,3 +260,6 @@ mod tests {
         assert_eq!(all, wanted);
     }
 }
+
+#[cfg(test)]
+mod fuzz_tests;

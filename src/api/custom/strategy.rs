@@ -10,6 +10,7 @@ use super::costs::Budget;
 use super::jsonpath::JsonPath;
 use super::schema::Props;
 use super::{defaulting, validation};
+use crate::cel::guard;
 use crate::field::{ErrorKind, ErrorList, FieldError};
 use crate::resource::{Column, Strategy};
 
@@ -42,10 +43,35 @@ pub(super) fn has_rules(schema: &Value) -> bool {
     }
 }
 
+/// The expressions of the rules at and below a place.
+fn expressions<'s>(schema: &'s Value, all: &mut Vec<&'s str>) {
+    match schema {
+        Value::Object(map) => {
+            for (name, below) in map {
+                if name == "x-kubernetes-validations" {
+                    let rules = below.as_array().into_iter().flatten();
+                    all.extend(rules.flat_map(|r| [&r["rule"], &r["messageExpression"]]).filter_map(Value::as_str));
+                }
+                expressions(below, all);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|below| expressions(below, all)),
+        _ => {}
+    }
+}
+
+/// A schema with its rules compiled.
+pub(super) fn compiled(schema: &Value) -> Result<CompiledSchema, String> {
+    let mut texts = Vec::new();
+    expressions(schema, &mut texts);
+    texts.iter().try_for_each(|text| guard::check(text))?;
+    guard::with_room_for(texts, || compile_schema(schema))
+}
+
 impl Custom {
     /// The behaviour of one version.
     pub fn new(kind: String, props: Arc<Props>, schema: &Value, has_status: bool, printers: Vec<Printer>) -> Custom {
-        let rules = has_rules(schema).then(|| compile_schema(schema));
+        let rules = if has_rules(schema) { compiled(schema).ok() } else { None };
         let budget = Budget::of(if rules.is_some() { schema } else { &Value::Null });
         Custom { kind, props, rules, budget, has_status, printers }
     }
@@ -59,9 +85,14 @@ impl Custom {
         }
         if errors.is_empty()
             && let Some(rules) = &self.rules
-            && let Err(failed) = kube_cel::validate_compiled(rules, new, old)
         {
-            errors.extend(failed.into_vec().into_iter().filter_map(|e| self.rule_error(e, new, old)));
+            match guard::caught(|| kube_cel::validate_compiled(rules, new, old)) {
+                Ok(Ok(())) => {}
+                Ok(Err(failed)) => {
+                    errors.extend(failed.into_vec().into_iter().filter_map(|e| self.rule_error(e, new, old)))
+                }
+                Err(panicked) => errors.push(FieldError::invalid("<nil>", "object", panicked)),
+            }
         }
         errors
     }
