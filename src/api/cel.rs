@@ -7,6 +7,7 @@
 
 pub mod authorizer;
 pub mod cost;
+pub(crate) mod guard;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -51,8 +52,7 @@ impl Expression {
     /// # Errors
     /// Why it does not compile.
     pub fn compile(text: &str, declared: &[&str]) -> Result<Expression, String> {
-        let parser = Parser::new().enable_optional_syntax(true);
-        let mut syntax = parser.parse(text).map_err(|e| format!("compilation failed: {e}"))?;
+        let mut syntax = guard::parse(text).map_err(|e| format!("compilation failed: {e}"))?;
         normalize(&mut syntax);
         let mut bound: Vec<&str> = ALWAYS.iter().chain(declared).chain(&TYPES).copied().collect();
         match undeclared(&syntax, &mut bound) {
@@ -103,7 +103,8 @@ impl Expression {
         if self.costly && environment.bound(&self.syntax) > cost::CALL_LIMIT {
             return Err(self.failure("operation cancelled: actual cost limit exceeded"));
         }
-        environment.context.resolve(&self.syntax).map_err(|e| self.failure(&environment.reason(&e)))
+        let evaluated = guard::caught(|| environment.context.resolve(&self.syntax)).map_err(|e| self.failure(&e))?;
+        evaluated.map_err(|e| self.failure(&environment.reason(&e)))
     }
 
     fn failure(&self, why: &str) -> String {
@@ -367,3 +368,6 @@ mod tests {
         assert!(said.contains("composited variable \"broken\" fails to evaluate"), "{said}");
     }
 }
+
+#[cfg(test)]
+mod fuzz_tests;

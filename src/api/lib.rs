@@ -31,6 +31,8 @@ pub mod status;
 pub mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod text_fuzz_tests;
 pub mod time;
 
 /// Bytes that JSON spells as base64.

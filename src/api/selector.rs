@@ -6,3 +6,6 @@ mod parse;
 
 pub use field::{FieldRequirement, FieldSelector};
 pub use label::{LabelSelector, Operator, Requirement};
+
+#[cfg(test)]
+mod fuzz_tests;

@@ -34,6 +34,7 @@ mod expiring;
 pub mod expiry;
 pub mod flow_control;
 mod forward;
+mod health;
 pub mod http;
 pub mod join;
 pub mod local;

@@ -1,7 +1,6 @@
-//! Paths that are not resources: health, version, metrics, discovery, OpenAPI, keys.
+//! Paths that are not resources: version, metrics, discovery, OpenAPI, keys.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use api::Status;
 use client::encryption::PATH as ENCRYPTION_PATH;
@@ -58,9 +57,9 @@ impl Server {
                 Ok(respond::bytes(200, "application/x-pem-file", self.pki().server_ca.certificate_pem.clone()))
             }
             ["version"] => Ok(respond::json(200, &version())),
-            ["healthz" | "livez" | "readyz", rest @ ..] => Ok(self.health(parts[0], rest, &call)),
+            ["healthz" | "livez" | "readyz", rest @ ..] => Ok(self.health(parts[0], rest, &call).await),
             ["metrics"] => Ok(respond::bytes(200, METRICS, self.metrics_text())),
-            ["metrics", "slis"] => Ok(respond::bytes(200, METRICS, self.slis_text())),
+            ["metrics", "slis"] => Ok(respond::bytes(200, METRICS, self.slis_text().await)),
             ["openapi", rest @ ..] => self.openapi(call, rest).await,
             ["openid", "v1", "jwks"] => Ok(respond::bytes(200, "application/jwk-set+json", self.jwks().to_string())),
             [".well-known", "openid-configuration"] => Ok(respond::json(200, &self.openid_configuration())),
@@ -71,41 +70,6 @@ impl Server {
 
     fn aggregated(&self, call: &Call, core: bool) -> Reply {
         self.aggregated_discovery(call, core, AGGREGATED)
-    }
-
-    /// The health checks and their outcomes.
-    pub(crate) fn health_checks(&self) -> [(&'static str, bool); 4] {
-        [("ping", true), ("store", true), ("watch-cache", true), ("shutdown", !self.is_shutting_down())]
-    }
-
-    fn health(&self, endpoint: &str, rest: &[&str], call: &Call) -> Reply {
-        let wanted = rest.first();
-        let selected: Vec<(&str, bool)> = self
-            .health_checks()
-            .into_iter()
-            .filter(|(n, _)| wanted.is_none_or(|w| w == n))
-            // Liveness does not depend on a shutdown that is under way.
-            .map(|(n, ok)| (n, ok || endpoint == "livez"))
-            .collect();
-        if selected.is_empty() {
-            return respond::status(&Status::no_such_resource());
-        }
-        for (name, ok) in &selected {
-            let status = if *ok { "success" } else { "error" };
-            let labels = format!("name=\"{name}\",status=\"{status}\",type=\"{endpoint}\"");
-            self.metrics().checks.of(labels).fetch_add(1, Ordering::Relaxed);
-        }
-        let failed = selected.iter().any(|(_, ok)| !ok);
-        let code = if failed { 500 } else { 200 };
-        if !failed && !call.query.flag("verbose") {
-            return respond::bytes(code, "text/plain; charset=utf-8", "ok");
-        }
-        let mut text = String::new();
-        for (name, ok) in &selected {
-            text += &format!("[{}]{name} {}\n", if *ok { "+" } else { "-" }, if *ok { "ok" } else { "failed" });
-        }
-        text += &format!("{endpoint} check {}\n", if failed { "failed" } else { "passed" });
-        respond::bytes(code, "text/plain; charset=utf-8", text)
     }
 }
 

@@ -109,6 +109,14 @@ impl Storage {
         &*self.store
     }
 
+    /// Whether the store can be read.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn ping(&self) -> Result<(), Status> {
+        self.store.get("/").await.map(drop).map_err(status_of)
+    }
+
     /// The keys.
     pub fn keys(&self) -> &Keyring {
         &self.keys

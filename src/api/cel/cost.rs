@@ -26,6 +26,8 @@ const REGEX: u64 = 25;
 const NEW_LIST: u64 = 10;
 const NEW_MAP: u64 = 30;
 const NEW_OBJECT: u64 = 40;
+/// The most digits that a format can ask for.
+const PRECISION_MAX: u64 = 65_535;
 /// Nesting of expressions that is followed.
 const DEPTH: usize = 200;
 
@@ -285,6 +287,11 @@ impl Estimate {
             let cost = condition.cost.saturating_add(yes.cost.max(no.cost));
             return Part { cost, shape: Rc::new(Shape::clone(&yes.shape).or(Shape::clone(&no.shape))) };
         }
+        match call.func_name.as_str() {
+            "range" => return range(call),
+            "format" => return self.format(call),
+            _ => {}
+        }
         let arguments = parts.iter().fold(0, |sum: u64, p| sum.saturating_add(p.cost));
         let (own, mut shape) = self.function(&call.func_name, &parts, call.target.is_some());
         if let (operators::OPT_SELECT | operators::OPT_INDEX, [of, _]) = (call.func_name.as_str(), parts.as_slice())
@@ -293,6 +300,26 @@ impl Estimate {
             shape = self.declared(&of.shape, name.inner());
         }
         Part { cost: arguments.saturating_add(own), shape }
+    }
+
+    /// `text.format(list)`: a precision in the text asks for so many digits.
+    fn format(&mut self, call: &CallExpr) -> Part {
+        let arguments = self.sum(call.args.iter());
+        let literal = match call.target.as_ref().map(|t| &t.expr) {
+            Some(Expr::Literal(LiteralValue::String(text))) => Some(text.inner().to_owned()),
+            _ => None,
+        };
+        let of = call.target.iter().map(|t| self.of(t)).next();
+        let size = of.as_ref().map_or(self.unknown, |p| p.shape.size());
+        let made = match literal {
+            Some(text) => text.split("%.").skip(1).fold(size, |sum, piece| {
+                let digits: String = piece.chars().take_while(char::is_ascii_digit).collect();
+                sum.saturating_add(digits.parse().unwrap_or(0))
+            }),
+            None => size.saturating_mul(PRECISION_MAX / 4),
+        };
+        let own = of.map_or(0, |p| p.cost).saturating_add(share(made, STRING));
+        Part { cost: arguments.saturating_add(own), shape: self.any() }
     }
 
     /// What a function costs by itself, and what it makes.
@@ -362,7 +389,7 @@ impl Estimate {
                     size(0).saturating_mul(item).saturating_add(separator.saturating_mul(size(0).saturating_sub(1)));
                 (share(n, STRING), text(n))
             }
-            ("bytes" | "format", _) => (share(size(0), STRING), self.any()),
+            ("bytes", _) => (share(size(0), STRING), self.any()),
             ("string", false) if matches!(&*shape(0), Shape::Text(_)) => (share(size(0), STRING), shape(0)),
             ("orValue" | "or", true) => (1, Rc::new(Shape::clone(&shape(0)).or(Shape::clone(&shape(1))))),
             ("value", true) => (1, shape(0)),
@@ -372,6 +399,15 @@ impl Estimate {
             _ => (1, scalar()),
         }
     }
+}
+
+/// `lists.range(n)`: a list of `n` numbers. What is not known here cannot be held to a limit.
+fn range(call: &CallExpr) -> Part {
+    let n = match call.args.last().map(|a| &a.expr) {
+        Some(Expr::Literal(LiteralValue::Int(n))) => (*n.inner()).max(0).unsigned_abs(),
+        _ => u64::MAX,
+    };
+    Part { cost: n.saturating_add(NEW_LIST), shape: Rc::new(Shape::List(n, Rc::new(Shape::Scalar))) }
 }
 
 /// Words that mean something in an expression.

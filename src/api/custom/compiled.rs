@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::costs::Budget;
 use super::schema::Props;
+use crate::cel::guard;
 use crate::openapi::Published;
 
 /// See the module.
@@ -40,6 +41,31 @@ pub(super) fn has_rules(schema: &Value) -> bool {
     }
 }
 
+/// The expressions of the rules at and below a place.
+fn expressions<'s>(schema: &'s Value, all: &mut Vec<&'s str>) {
+    match schema {
+        Value::Object(map) => {
+            for (name, below) in map {
+                if name == "x-kubernetes-validations" {
+                    let rules = below.as_array().into_iter().flatten();
+                    all.extend(rules.flat_map(|r| [&r["rule"], &r["messageExpression"]]).filter_map(Value::as_str));
+                }
+                expressions(below, all);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|below| expressions(below, all)),
+        _ => {}
+    }
+}
+
+/// A schema with its rules compiled.
+pub(super) fn compiled(schema: &Value) -> Result<CompiledSchema, String> {
+    let mut texts = Vec::new();
+    expressions(schema, &mut texts);
+    texts.iter().try_for_each(|text| guard::check(text))?;
+    guard::with_room_for(texts, || compile_schema(schema))
+}
+
 impl Compiled {
     /// Takes a schema.
     pub fn new(schema: Arc<Published>) -> Compiled {
@@ -54,7 +80,7 @@ impl Compiled {
     pub(super) fn parts(&self) -> &Parts {
         self.parts.get_or_init(|| {
             let schema = self.schema.schema();
-            let rules = has_rules(&schema).then(|| compile_schema(&schema));
+            let rules = has_rules(&schema).then(|| compiled(&schema).ok()).flatten();
             let budget = Budget::of(if rules.is_some() { &schema } else { &Value::Null });
             Parts { props: Props::parse(&schema), rules, budget }
         })

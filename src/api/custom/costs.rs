@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use kube_cel::cel::parser::{Expression as Syntax, Parser};
+use kube_cel::cel::parser::Expression as Syntax;
 use serde_json::Value;
 
 use super::{text, texts};
@@ -93,7 +93,7 @@ fn string(schema: &Value) -> (Shape, u64) {
 }
 
 fn parse(expression: &str) -> Option<Syntax> {
-    Parser::new().enable_optional_syntax(true).parse(expression).ok()
+    crate::cel::guard::parse(expression).ok()
 }
 
 /// The rules that stand at a place of a schema.

@@ -4,6 +4,9 @@
 
 use serde_json::Value;
 
+/// Filters in filters.
+const FILTERS_MAX: usize = 8;
+
 /// A parsed path.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JsonPath(Vec<Step>);
@@ -43,6 +46,10 @@ impl JsonPath {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<JsonPath, String> {
+        JsonPath::parse_within(text, FILTERS_MAX)
+    }
+
+    fn parse_within(text: &str, filters: usize) -> Result<JsonPath, String> {
         let text = text.trim();
         let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(text);
         let inner = inner.strip_prefix('$').unwrap_or(inner);
@@ -55,7 +62,7 @@ impl JsonPath {
                 }
                 field(after, &mut steps)?
             } else if let Some(after) = rest.strip_prefix('[') {
-                bracket(after, &mut steps)?
+                bracket(after, filters, &mut steps)?
             } else {
                 return Err(format!("{text:?}: a field must begin with a dot"));
             };
@@ -100,11 +107,12 @@ fn quoted(text: &str) -> Option<&str> {
     ['\'', '"'].iter().find_map(|q| text.strip_prefix(*q)?.strip_suffix(*q))
 }
 
-fn bracket<'t>(text: &'t str, steps: &mut Vec<Step>) -> Result<&'t str, String> {
+fn bracket<'t>(text: &'t str, filters: usize, steps: &mut Vec<Step>) -> Result<&'t str, String> {
     let end = closing(text).ok_or("a bracket is not closed")?;
     let (inside, rest) = (text[..end].trim(), &text[end + 1..]);
     if let Some(condition) = inside.strip_prefix("?(").and_then(|t| t.strip_suffix(')')) {
-        steps.push(filter(condition.trim())?);
+        let filters = filters.checked_sub(1).ok_or("filters are nested too deeply")?;
+        steps.push(filter(condition.trim(), filters)?);
     } else if inside == "*" {
         steps.push(Step::Every);
     } else if let Some(name) = quoted(inside) {
@@ -132,9 +140,9 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-fn filter(text: &str) -> Result<Step, String> {
+fn filter(text: &str, filters: usize) -> Result<Step, String> {
     let own = |t: &str| match t.trim().strip_prefix('@') {
-        Some(path) => JsonPath::parse(path),
+        Some(path) => JsonPath::parse_within(path, filters),
         None => Err(format!("{t:?}: a filter must begin with @")),
     };
     let found = COMPARISONS.iter().find_map(|(sign, c)| text.split_once(sign).map(|(l, r)| (l, *c, r.trim())));

@@ -271,3 +271,6 @@ mod tests {
         assert_eq!(all, wanted);
     }
 }
+
+#[cfg(test)]
+mod fuzz_tests;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::compiled::{Compiled, Parts};
 use super::jsonpath::JsonPath;
 use super::{defaulting, validation};
+use crate::cel::guard;
 use crate::field::{ErrorKind, ErrorList, FieldError};
 use crate::resource::{Column, Strategy};
 
@@ -44,9 +45,14 @@ impl Custom {
         }
         if errors.is_empty()
             && let Some(rules) = rules
-            && let Err(failed) = kube_cel::validate_compiled(rules, new, old)
         {
-            errors.extend(failed.into_vec().into_iter().filter_map(|e| self.rule_error(e, new, old)));
+            match guard::caught(|| kube_cel::validate_compiled(rules, new, old)) {
+                Ok(Ok(())) => {}
+                Ok(Err(failed)) => {
+                    errors.extend(failed.into_vec().into_iter().filter_map(|e| self.rule_error(e, new, old)))
+                }
+                Err(panicked) => errors.push(FieldError::invalid("<nil>", "object", panicked)),
+            }
         }
         errors
     }

@@ -1,10 +1,10 @@
 //! What a definition's schemas must be like: structural
 //! (<https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema>).
 
-use kube_cel::{CompiledSchema, compile_schema};
+use kube_cel::CompiledSchema;
 use serde_json::Value;
 
-use super::compiled::has_rules;
+use super::compiled::{compiled, has_rules};
 use super::schema::{Pattern, Props};
 use super::{costs, defaulting, text, texts, validation};
 use crate::field::{ErrorList, FieldError};
@@ -24,7 +24,12 @@ pub(super) fn check(schema: &Value, path: &str, _has_status: bool, errors: &mut 
         defaults(schema, path, errors);
     }
     if errors.is_empty() && has_rules(schema) {
-        rules(&compile_schema(schema), path, errors);
+        match compiled(schema) {
+            Ok(compiled) => rules(&compiled, path, errors),
+            Err(e) => {
+                errors.push(FieldError::invalid(path, "", format!("x-kubernetes-validations: compilation failed: {e}")))
+            }
+        }
         if errors.is_empty() {
             costs::check(schema, path, errors);
         }

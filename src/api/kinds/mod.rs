@@ -154,3 +154,6 @@ mod tests {
         assert_eq!(strategy("batch", "Job").field(&job, "status.successful").as_deref(), Some("2"));
     }
 }
+
+#[cfg(test)]
+mod fuzz_tests;

@@ -1,6 +1,8 @@
 //! Values merged, compared and cut along a schema
 //! (upstream: `sigs.k8s.io/structured-merge-diff/typed`).
 
+use std::collections::{HashMap, VecDeque};
+
 use serde_json::{Map, Value};
 
 use super::field_set::{FieldSet, Lists, field, field_type, granular, item, item_type, lists};
@@ -22,16 +24,20 @@ pub fn merge(live: &Value, config: &Value, t: &TypeRef) -> Value {
         }
         (Value::Array(old), Value::Array(new)) if lists(t) != Lists::Atomic => {
             let of = item_type(t);
-            let mut rest: Vec<&Value> = new.iter().collect();
+            let mut rest: Vec<Option<&Value>> = new.iter().map(Some).collect();
+            let mut places: HashMap<String, VecDeque<usize>> = HashMap::new();
+            for (at, n) in new.iter().enumerate() {
+                places.entry(item(t, n)).or_default().push_back(at);
+            }
             let mut out = Vec::with_capacity(old.len().max(new.len()));
             for o in old {
-                let id = item(t, o);
-                match rest.iter().position(|n| item(t, n) == id) {
-                    Some(at) => out.push(merge(o, rest.remove(at), &of)),
+                let at = places.get_mut(&item(t, o)).and_then(VecDeque::pop_front);
+                match at.and_then(|at| rest[at].take()) {
+                    Some(n) => out.push(merge(o, n, &of)),
                     None => out.push(o.clone()),
                 }
             }
-            out.extend(rest.into_iter().cloned());
+            out.extend(rest.into_iter().flatten().cloned());
             Value::Array(out)
         }
         _ => config.clone(),
@@ -57,9 +63,10 @@ pub fn changed(old: &Value, new: &Value, t: &TypeRef) -> FieldSet {
         }
         (Value::Array(a), Value::Array(b)) if lists(t) != Lists::Atomic && !b.is_empty() => {
             let of = item_type(t);
+            let before: HashMap<String, &Value> = a.iter().rev().map(|o| (item(t, o), o)).collect();
             let below = b.iter().map(|v| {
                 let id = item(t, v);
-                let set = match a.iter().find(|o| item(t, o) == id) {
+                let set = match before.get(&id) {
                     Some(o) if lists(t) == Lists::Map => changed(o, v, &of),
                     Some(_) => FieldSet::default(),
                     None => FieldSet { member: true, ..FieldSet::of(v, &of) },

@@ -328,3 +328,6 @@ fn conflict(all: &[(Entry, FieldSet)]) -> Status {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod fuzz_tests;

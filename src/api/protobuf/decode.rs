@@ -83,6 +83,10 @@ fn text(b: &[u8]) -> Result<&str, Status> {
 /// # Errors
 /// 400 for a body that is no such message, or of a kind that has no protobuf form.
 pub fn decode(body: &[u8]) -> Result<Value, Status> {
+    decode_within(body, 0)
+}
+
+fn decode_within(body: &[u8], depth: usize) -> Result<Value, Status> {
     let rest = body.strip_prefix(MAGIC).ok_or_else(|| broken("it does not begin with \"k8s\\0\""))?;
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
     let mut envelope = Reader(rest);
@@ -104,7 +108,7 @@ pub fn decode(body: &[u8]) -> Result<Value, Status> {
     }
     let of = table::of_kind(&api_version, &kind)
         .ok_or_else(|| broken(&format!("there is no protobuf form of {api_version} {kind}")))?;
-    let mut value = Value::Object(message(raw, of, 0)?);
+    let mut value = Value::Object(message(raw, of, depth)?);
     value["apiVersion"] = api_version.into();
     value["kind"] = kind.into();
     Ok(value)
@@ -189,7 +193,7 @@ fn special(of: &'static Message, body: &[u8], depth: usize) -> Result<Option<Val
         Special::Raw => {
             let raw = only_bytes(body)?;
             match raw.strip_prefix(MAGIC) {
-                Some(_) => Some(decode(raw)?),
+                Some(_) => Some(decode_within(raw, depth + 1)?),
                 None if raw.is_empty() => None,
                 None => Some(serde_json::from_slice(raw).map_err(|e| broken(&format!("an embedded object: {e}")))?),
             }

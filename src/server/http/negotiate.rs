@@ -85,7 +85,8 @@ impl<'a> Range<'a> {
         let mut r = Range { media, quality: 1.0, kind: "", group: "", version: "", stream: "", pretty: false };
         for (name, value) in params.filter_map(|p| p.split_once('=')) {
             match name {
-                "q" => r.quality = value.parse().unwrap_or(0.0),
+                // Not a number would have no place in an order.
+                "q" => r.quality = value.parse().ok().filter(|q: &f32| q.is_finite()).unwrap_or(0.0),
                 "as" => r.kind = value,
                 "g" => r.group = value,
                 "v" => r.version = value,

@@ -177,7 +177,7 @@ async fn requests_and_watch_events_are_counted_by_upstreams_names() {
     ));
     assert!(text.contains("kubernetes_build_info{") && text.contains("process_resident_memory_bytes "));
     assert!(!text.contains("made-up-17"));
-    let slis = t.server.slis_text();
+    let slis = t.server.slis_text().await;
     assert!(slis.contains("kubernetes_healthcheck{name=\"ping\",type=\"readyz\"} 1"));
-    assert!(slis.contains("kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 1"));
+    assert!(slis.contains("kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 2"));
 }

@@ -102,14 +102,14 @@ impl Server {
     }
 
     /// The indicators of `/metrics/slis`: the outcome of each health check.
-    pub fn slis_text(&self) -> String {
+    pub async fn slis_text(&self) -> String {
         const NOW: &str = "kubernetes_healthcheck";
         let mut out = String::new();
         head(&mut out, NOW, "gauge", "This metric records the result of a single healthcheck.");
-        for (name, ok) in self.health_checks() {
-            for endpoint in ["healthz", "livez", "readyz"] {
-                let ok = u8::from(ok || endpoint == "livez");
-                let _ = writeln!(out, "{NOW}{{name={name:?},type={endpoint:?}}} {ok}");
+        for endpoint in ["healthz", "livez", "readyz"] {
+            for check in self.health_checks(endpoint).await {
+                let ok = u8::from(check.passed());
+                let _ = writeln!(out, "{NOW}{{name={:?},type={endpoint:?}}} {ok}", check.name);
             }
         }
         const TOTAL: &str = "kubernetes_healthchecks_total";
