@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::{Map, Value};
 
-use super::costs::Budget;
+use super::compiled::{Compiled, Parts};
 use super::jsonpath::JsonPath;
-use super::schema::Props;
 use super::{defaulting, validation};
 use crate::field::{ErrorKind, ErrorList, FieldError};
 use crate::resource::{Column, Strategy};
@@ -25,40 +23,27 @@ pub struct Printer {
 /// See the module.
 pub struct Custom {
     kind: String,
-    props: Arc<Props>,
-    /// The `x-kubernetes-validations` of the schema, where it has some.
-    rules: Option<CompiledSchema>,
-    budget: Budget,
+    compiled: Arc<Compiled>,
     has_status: bool,
     printers: Vec<Printer>,
 }
 
-/// Whether a schema has rules at or below this place.
-pub(super) fn has_rules(schema: &Value) -> bool {
-    match schema {
-        Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
-        Value::Array(list) => list.iter().any(has_rules),
-        _ => false,
-    }
-}
-
 impl Custom {
     /// The behaviour of one version.
-    pub fn new(kind: String, props: Arc<Props>, schema: &Value, has_status: bool, printers: Vec<Printer>) -> Custom {
-        let rules = has_rules(schema).then(|| compile_schema(schema));
-        let budget = Budget::of(if rules.is_some() { schema } else { &Value::Null });
-        Custom { kind, props, rules, budget, has_status, printers }
+    pub fn new(kind: String, compiled: Arc<Compiled>, has_status: bool, printers: Vec<Printer>) -> Custom {
+        Custom { kind, compiled, has_status, printers }
     }
 
     fn judge(&self, new: &Value, old: Option<&Value>) -> ErrorList {
-        let mut errors = validation::validate(&self.props, "", new, old);
+        let Parts { props, rules, budget } = self.compiled.parts();
+        let mut errors = validation::validate(props, "", new, old);
         if errors.is_empty()
-            && let Some(e) = self.budget.exceeded(new, old)
+            && let Some(e) = budget.exceeded(new, old)
         {
             return vec![e];
         }
         if errors.is_empty()
-            && let Some(rules) = &self.rules
+            && let Some(rules) = rules
             && let Err(failed) = kube_cel::validate_compiled(rules, new, old)
         {
             errors.extend(failed.into_vec().into_iter().filter_map(|e| self.rule_error(e, new, old)));
@@ -104,7 +89,7 @@ fn own_part(object: &Value, with_status: bool) -> Map<String, Value> {
 
 impl Strategy for Custom {
     fn default(&self, object: &mut Value) {
-        defaulting::apply(&self.props, object);
+        defaulting::apply(&self.compiled.parts().props, object);
     }
 
     fn generation_changed(&self, new: &Value, old: &Value) -> bool {

@@ -4,8 +4,8 @@
 use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::Value;
 
+use super::compiled::has_rules;
 use super::schema::{Pattern, Props};
-use super::strategy::has_rules;
 use super::{costs, defaulting, text, texts, validation};
 use crate::field::{ErrorList, FieldError};
 
