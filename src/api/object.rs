@@ -2,10 +2,11 @@
 //! its metadata, and its typed form while that is needed.
 
 mod decoded;
+pub mod labels;
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use self::decoded::Decoded;
+use self::labels::Labels;
 use crate::resource::Resource;
 use crate::status::Status;
 
@@ -52,15 +54,11 @@ pub struct Meta {
     /// Generation.
     pub generation: i64,
     /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// Annotations.
-    pub annotations: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Finalizers.
     pub finalizers: Vec<String>,
     /// Owners.
     pub owner_references: Vec<OwnerRef>,
-    /// RFC 3339 creation time.
-    pub creation_timestamp: Option<String>,
     /// Set once deletion has been requested.
     pub deletion_timestamp: Option<String>,
     /// Seconds of grace left to the object.
@@ -80,6 +78,8 @@ pub struct Object {
     revision: u64,
     typed: Decoded,
     selectable: OnceLock<Box<[String]>>,
+    /// The conversion that is known to leave it as it is; 0 for none.
+    left_by: AtomicU64,
 }
 
 impl std::fmt::Debug for Object {
@@ -96,7 +96,14 @@ impl Object {
     pub fn from_bytes(bytes: Bytes) -> Result<Object, serde_json::Error> {
         let head: Head = serde_json::from_slice(&bytes)?;
         let revision = head.metadata.resource_version.parse().unwrap_or(0);
-        Ok(Object { bytes, meta: head.metadata, revision, typed: Decoded::default(), selectable: OnceLock::new() })
+        Ok(Object {
+            bytes,
+            meta: head.metadata,
+            revision,
+            typed: Decoded::default(),
+            selectable: OnceLock::new(),
+            left_by: AtomicU64::new(0),
+        })
     }
 
     /// Serializes a value into an object.
@@ -131,6 +138,21 @@ impl Object {
     pub fn to_value(&self) -> Value {
         // The bytes were parsed when the object was made, so this cannot fail.
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    /// The value of an annotation. Few are ever asked for, so they are read from the JSON.
+    pub fn annotation(&self, name: &str) -> Option<String> {
+        self.to_value()["metadata"]["annotations"][name].as_str().map(str::to_owned)
+    }
+
+    /// Whether a conversion is known to leave the object as it is.
+    pub(crate) fn is_left_by(&self, conversion: u64) -> bool {
+        self.left_by.load(Ordering::Relaxed) == conversion
+    }
+
+    /// Remembers that a conversion leaves the object as it is.
+    pub(crate) fn set_left_by(&self, conversion: u64) {
+        self.left_by.store(conversion, Ordering::Relaxed);
     }
 
     /// The value of a selectable field of the resource; empty when the object has none. The

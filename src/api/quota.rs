@@ -1,6 +1,8 @@
 //! What an object counts for in a ResourceQuota, and which quotas it counts in
 //! (upstream: `pkg/quota/v1/evaluator/core`, `k8s.io/apiserver/pkg/quota/v1/generic`).
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -207,7 +209,8 @@ fn pod_in_scope(pod: &Value, scope: &str, operator: &str, values: &Value) -> boo
         "CrossNamespacePodAffinity" => crosses_namespaces(&pod["spec"]["affinity"]),
         "PriorityClass" => {
             let class = pod["spec"]["priorityClassName"].as_str().filter(|c| !c.is_empty());
-            let labels = class.map(|c| (scope.to_owned(), c.to_owned())).into_iter().collect();
+            let labels: BTreeMap<String, String> =
+                class.map(|c| (scope.to_owned(), c.to_owned())).into_iter().collect();
             let expression = serde_json::json!({"key": scope, "operator": operator, "values": values});
             let selector = serde_json::json!({"matchExpressions": [expression]});
             LabelSelector::from_value(&selector).is_ok_and(|s| s.matches(&labels))

@@ -176,6 +176,11 @@ impl Informer {
         self.by_index(index, value).into_iter().filter_map(decoded).collect()
     }
 
+    /// Whether another one is this one.
+    pub fn is_same(&self, other: &Informer) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Waits until the first list has been taken in.
     pub async fn synced(&self) {
         let mut rx = self.inner.synced.subscribe();

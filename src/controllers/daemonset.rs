@@ -194,7 +194,7 @@ impl DaemonSetController {
             .pods
             .by_index(runtime::BY_CONTROLLER, uid(set))
             .iter()
-            .filter_map(|o| o.meta().labels.get(HASH).cloned())
+            .filter_map(|o| o.meta().labels.get(HASH).map(str::to_owned))
             .collect();
         old.retain(|r| !in_use.contains(pods::labels(&***r).get(HASH).unwrap_or(&String::new())));
         let surplus = old.len().saturating_sub(keep);

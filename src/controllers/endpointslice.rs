@@ -103,8 +103,7 @@ pub fn start(context: &Context) {
         let queue = queue.clone();
         slices.on_change(move |c| {
             let m = c.object().meta();
-            if let (Some(s), Some(MANAGER)) = (m.labels.get(SERVICE_NAME), m.labels.get(MANAGED_BY).map(String::as_str))
-            {
+            if let (Some(s), Some(MANAGER)) = (m.labels.get(SERVICE_NAME), m.labels.get(MANAGED_BY)) {
                 queue.add(api::key_of(&m.namespace, s));
             }
         });
@@ -158,7 +157,8 @@ impl EndpointSliceController {
         let publish = service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false);
         let serving = is_ready(pod);
         let node = node_of(pod);
-        let zone = self.nodes.object(node).and_then(|n| n.meta().labels.get("topology.kubernetes.io/zone").cloned());
+        let zone =
+            self.nodes.object(node).and_then(|n| n.meta().labels.get("topology.kubernetes.io/zone").map(str::to_owned));
         let spec = pod.spec.as_ref();
         let in_subdomain = spec.and_then(|s| s.subdomain.as_deref()) == Some(name(service));
         Endpoint {

@@ -49,9 +49,7 @@ pub fn start(context: &Context) {
         let queue = queue.clone();
         slices.on_change(move |c| {
             for m in [&c.old, &c.new].into_iter().flatten().map(|o| o.meta()) {
-                if let (Some(s), Some(MANAGER)) =
-                    (m.labels.get(SERVICE_NAME), m.labels.get(MANAGED_BY).map(String::as_str))
-                {
+                if let (Some(s), Some(MANAGER)) = (m.labels.get(SERVICE_NAME), m.labels.get(MANAGED_BY)) {
                     queue.add(api::key_of(&m.namespace, s));
                 }
             }

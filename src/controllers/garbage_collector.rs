@@ -40,7 +40,7 @@ struct Place {
 
 #[derive(Default)]
 struct Graph {
-    /// Every object that exists, by UID.
+    /// What may have to go, by UID: objects with owners, and those that are being deleted.
     objects: HashMap<String, (Place, Arc<Object>)>,
     /// UIDs of dependents by the UID of an owner.
     dependents: HashMap<String, HashSet<String>>,
@@ -59,7 +59,8 @@ impl Graph {
             }
             self.objects.remove(&o.meta().uid);
         }
-        if let Some(o) = new {
+        if let Some(o) = new.filter(|o| !o.meta().owner_references.is_empty() || o.meta().deletion_timestamp.is_some())
+        {
             for r in &o.meta().owner_references {
                 self.dependents.entry(r.uid.clone()).or_default().insert(o.meta().uid.clone());
             }
@@ -78,8 +79,16 @@ struct GarbageCollector {
     kinds: Kinds,
 }
 
-/// Resource of an owner reference's group and kind, and whether it is namespaced.
-type Kinds = Arc<RwLock<HashMap<(String, String), (Gvr, bool)>>>;
+/// What the owners of an owner reference's group and kind are.
+#[derive(Clone)]
+struct Owners {
+    gvr: Gvr,
+    namespaced: bool,
+    known: Informer,
+}
+
+/// See [`Owners`].
+type Kinds = Arc<RwLock<HashMap<(String, String), Owners>>>;
 
 /// Starts the collector: it follows whatever discovery tells, again at every change of a custom
 /// resource definition or an APIService.
@@ -154,14 +163,16 @@ impl Sources {
             let objects: Vec<_> = graph.objects.values().filter(|(p, _)| p.gvr == gvr).cloned().collect();
             objects.iter().for_each(|(place, o)| graph.set(place, Some(o), None));
         }
-        let kinds = found.iter().map(|f| ((f.gvr.group.to_string(), f.kind.clone()), (f.gvr.clone(), f.namespaced)));
-        *self.kinds.write().unwrap_or_else(|e| e.into_inner()) = kinds.collect();
-        for Found { gvr, .. } in found {
-            if !self.watched.contains_key(&gvr) {
-                let informer = self.watch(&gvr);
-                self.watched.insert(gvr, informer);
-            }
+        let mut kinds = HashMap::new();
+        for Found { gvr, kind, namespaced } in found {
+            let known = match self.watched.get(&gvr) {
+                Some(informer) => informer.clone(),
+                None => self.watch(&gvr),
+            };
+            self.watched.insert(gvr.clone(), known.clone());
+            kinds.insert((gvr.group.to_string(), kind), Owners { gvr, namespaced, known });
         }
+        *self.kinds.write().unwrap_or_else(|e| e.into_inner()) = kinds;
     }
 
     fn watch(&self, gvr: &Gvr) -> Informer {
@@ -234,17 +245,14 @@ impl GarbageCollector {
         let group = r.api_version.split_once('/').map_or("", |(g, _)| g);
         let kind = (group.to_owned(), r.kind.clone());
         let known = self.kinds.read().unwrap_or_else(|e| e.into_inner()).get(&kind).cloned();
-        let Some((gvr, namespaced)) = known else {
+        let Some(Owners { gvr, namespaced, known }) = known else {
             // A kind that is not served: nothing can be said, so nothing is deleted.
             return Ok(Owner::Solid);
         };
-        if let Some((_, o)) = self.read().objects.get(&r.uid) {
-            let same_place = !namespaced || o.meta().namespace == dependent.namespace;
-            if same_place {
-                return Ok(if waiting(o) { Owner::Waiting } else { Owner::Solid });
-            }
-        }
         let namespace = if namespaced { dependent.namespace.clone() } else { String::new() };
+        if let Some(o) = known.object(&api::key_of(&namespace, &r.name)).filter(|o| o.meta().uid == r.uid) {
+            return Ok(if waiting(&o) { Owner::Waiting } else { Owner::Solid });
+        }
         let place = Place { gvr: gvr.clone(), namespace, name: r.name.clone() };
         match self.client.api().call(self.call(Verb::Get, &place, None)).await {
             Ok(o) if o.meta().uid == r.uid => Ok(if waiting(&o) { Owner::Waiting } else { Owner::Solid }),

@@ -4,6 +4,8 @@
 //! needs less, when a quota asks for other things, and some time after a charge, in case that
 //! what was charged for was never stored.
 
+mod custom;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use serde_json::Value;
 use crate::endpointslice::{BY_NAMESPACE, index_by_namespace};
 use crate::pod_control as pods;
 use crate::runtime::{self, Action, Context, Controller, Queue};
+use custom::Custom;
 
 const NAME: &str = "resourcequota-controller";
 /// When a charge is checked against what is really there.
@@ -32,6 +35,7 @@ struct QuotaController {
     quotas: Informer,
     /// By group and plural.
     counted: HashMap<(String, String), Informer>,
+    custom: Custom,
 }
 
 /// Starts the controller.
@@ -60,13 +64,19 @@ pub fn start(context: &Context) {
         counted.insert((r.group.clone(), r.plural.clone()), informer);
     }
     let mut caches: Vec<Informer> = counted.values().cloned().collect();
-    caches.push(quotas.clone());
-    runtime::run(context, Arc::new(QuotaController { client, quotas, counted }), queue, caches, 1);
+    let custom = Custom::new(context, &quotas, &queue);
+    caches.extend([quotas.clone(), custom.definitions().clone()]);
+    runtime::run(context, Arc::new(QuotaController { client, quotas, counted, custom }), queue, caches, 1);
+}
+
+/// What a quota allows.
+fn hard(quota: &Value) -> Amounts {
+    resources::amounts(&quota["spec"]["hard"])
 }
 
 /// Whether the status is about what the spec asks for.
 fn is_counted(quota: &Value) -> bool {
-    let hard = resources::amounts(&quota["spec"]["hard"]);
+    let hard = hard(quota);
     let used = resources::amounts(&quota["status"]["used"]);
     hard == resources::amounts(&quota["status"]["hard"]) && hard.keys().all(|n| used.contains_key(n))
 }
@@ -93,7 +103,7 @@ fn counts_for_less(counted: Counted<'_>, change: &Change) -> bool {
 
 impl QuotaController {
     /// What counts for the names of a quota.
-    fn used(&self, quota: &Object, spec: &Value, now: Timestamp) -> Amounts {
+    async fn used(&self, quota: &Object, spec: &Value, now: Timestamp) -> Result<Amounts, Status> {
         let hard = resources::amounts(&spec["hard"]);
         let zero = Quantity::from_int(0, Format::DecimalSI);
         let mut used: Amounts = hard.keys().map(|name| (name.clone(), zero)).collect();
@@ -102,16 +112,34 @@ impl QuotaController {
             if !hard.keys().any(|n| counted.counts_for(n)) {
                 continue;
             }
-            for o in informer.by_index(BY_NAMESPACE, &quota.meta().namespace) {
-                let value = o.to_value();
-                if counted.in_scope(spec, &value) {
-                    let mut usage = counted.usage(&value, now);
-                    usage.retain(|n, _| hard.contains_key(n));
-                    resources::add(&mut used, &usage);
-                }
+            add_usage(&mut used, counted, informer, quota, spec, now);
+        }
+        for name in hard.keys() {
+            if let Some((gvr, informer)) = self.custom.counted(name).await? {
+                let counted = Counted { group: &gvr.group, plural: &gvr.plural };
+                add_usage(&mut used, counted, &informer, quota, spec, now);
             }
         }
-        used
+        Ok(used)
+    }
+}
+
+/// Adds what the objects of a resource use of what a quota counts.
+fn add_usage(
+    used: &mut Amounts,
+    counted: Counted<'_>,
+    informer: &Informer,
+    quota: &Object,
+    spec: &Value,
+    now: Timestamp,
+) {
+    for o in informer.by_index(BY_NAMESPACE, &quota.meta().namespace) {
+        let value = o.to_value();
+        if counted.in_scope(spec, &value) {
+            let mut usage = counted.usage(&value, now);
+            usage.retain(|n, _| used.contains_key(n));
+            resources::add(used, &usage);
+        }
     }
 }
 
@@ -124,7 +152,7 @@ impl Controller for QuotaController {
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(quota) = self.quotas.object(key) else { return Ok(Action::Done) };
         let value = quota.to_value();
-        let used = self.used(&quota, &value["spec"], Timestamp::now());
+        let used = self.used(&quota, &value["spec"], Timestamp::now()).await?;
         if is_counted(&value) && used == resources::amounts(&value["status"]["used"]) {
             return Ok(Action::Done);
         }

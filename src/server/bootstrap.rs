@@ -88,7 +88,7 @@ async fn create(server: &Arc<Server>, resource: &Resource, namespace: &str, want
 
 /// Adds the rules that a newer version brings, unless the object opts out of updates.
 async fn add_rules(server: &Arc<Server>, resource: &Resource, current: &Object, wanted: &Value) -> Result<(), Status> {
-    let updates = current.meta().annotations.get("rbac.authorization.kubernetes.io/autoupdate");
+    let updates = current.annotation("rbac.authorization.kubernetes.io/autoupdate");
     if updates.is_none_or(|v| v != "true") || wanted.get("aggregationRule").is_some() {
         return Ok(());
     }

@@ -291,7 +291,7 @@ mod tests {
         assert!(created("k", &bytes).unwrap());
         let object = decode("k", &bytes, 42).unwrap();
         assert_eq!(object.revision(), 42);
-        assert_eq!(object.meta().annotations["resourceVersion"], "\"resourceVersion\":\"\"");
+        assert_eq!(object.annotation("resourceVersion").as_deref(), Some("\"resourceVersion\":\"\""));
         assert_eq!(object.key(), "b/a");
     }
 

@@ -117,3 +117,41 @@ fn a_definition_that_is_wrong_or_in_the_way_says_so() {
     c.kubectl(&["delete", "crd", "widgets.example.org", "--timeout=20s"]);
     eventually("its name is free", || accepted("status") == "True");
 }
+
+#[test]
+fn a_quota_counts_custom_resources() {
+    let c = Cluster::start();
+    // The quota is there before what it counts.
+    c.apply("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q}\nspec: {hard: {count/widgets.example.org: 2}}\n");
+    c.apply(DEFINITION);
+    c.kubectl(&["wait", "--for=condition=Established", "crd/widgets.example.org", "--timeout=10s"]);
+    let used = || c.field(&["quota", "q"], r".status.used.count/widgets\.example\.org");
+    eventually("the quota is counted", || used() == "0");
+    let create = |name: &str| c.kubectl_with(&["create", "-f", "-"], &widget(name, "{size: 1}"));
+    let results: Vec<_> = std::thread::scope(|s| {
+        let tries: Vec<_> = ["a", "b", "c", "d"]
+            .map(|n| {
+                s.spawn({
+                    let create = &create;
+                    move || create(n)
+                })
+            })
+            .into_iter()
+            .collect();
+        tries.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let refused: Vec<_> = results.iter().filter(|r| !r.status.success()).collect();
+    assert_eq!(refused.len(), 2, "two fit, however many come at once");
+    let told = String::from_utf8_lossy(&refused[0].stderr).into_owned();
+    assert!(told.contains("exceeded quota: q, requested: count/widgets.example.org=1"), "{told}");
+    c.kubectl(&["delete", "widgets", "--all"]);
+    eventually("they are given back", || used() == "0");
+    c.apply(&widget("e", "{size: 1}"));
+    c.kubectl(&["delete", "crd", "widgets.example.org", "--timeout=20s"]);
+    eventually("nothing is left to count", || used() == "0");
+    c.apply(DEFINITION);
+    c.kubectl(&["wait", "--for=condition=Established", "crd/widgets.example.org", "--timeout=10s"]);
+    c.apply(&widget("f", "{size: 1}"));
+    c.kubectl(&["delete", "widgets", "f"]);
+    eventually("it is counted again", || used() == "0");
+}

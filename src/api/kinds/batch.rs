@@ -1,5 +1,7 @@
 //! Jobs and cron jobs.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -277,7 +279,7 @@ impl Strategy for Job {
         }
         rules::label_selector(&spec["selector"], "spec.selector", &mut errors);
         let labels = spec["template"]["metadata"]["labels"].clone();
-        let map = serde_json::from_value(labels.clone()).unwrap_or_default();
+        let map: BTreeMap<String, String> = serde_json::from_value(labels.clone()).unwrap_or_default();
         if LabelSelector::from_value(&spec["selector"]).is_ok_and(|s| !s.matches(&map)) {
             let detail = "`selector` does not match template `labels`";
             errors.push(FieldError::invalid("spec.template.metadata.labels", labels, detail));
@@ -406,7 +408,7 @@ fn generated_selector(o: &Value, errors: &mut ErrorList) {
             Some(_) => {}
         }
     }
-    let own = wanted.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let own: BTreeMap<String, String> = wanted.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     if LabelSelector::from_value(&o["spec"]["selector"]).is_ok_and(|s| !s.matches(&own)) {
         let detail = "`selector` not auto-generated";
         errors.push(FieldError::invalid("spec.selector", o["spec"]["selector"].clone(), detail));

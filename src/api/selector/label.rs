@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::meta::apis::meta::v1::LabelSelector as MetaSelector;
 use crate::names;
+use crate::object::labels::LabelSet;
 use crate::status::Status;
 
 /// What a requirement asks of a label.
@@ -90,8 +91,8 @@ impl Requirement {
     }
 
     /// Whether labels meet it.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
+    pub fn matches(&self, labels: &impl LabelSet) -> bool {
+        let value = labels.label(&self.key);
         let listed = || value.is_some_and(|v| self.values.iter().any(|wanted| wanted == v));
         match self.operator {
             Operator::In => listed(),
@@ -237,7 +238,7 @@ impl LabelSelector {
     }
 
     /// Whether labels meet all requirements.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn matches(&self, labels: &impl LabelSet) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(labels))
     }
 }

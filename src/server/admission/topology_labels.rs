@@ -31,7 +31,7 @@ impl Admission for PodTopologyLabels {
         let Ok(node) = server.registry().get_cached(&nodes, "", name) else { return Ok(()) };
         for label in LABELS {
             if let Some(value) = node.meta().labels.get(label) {
-                binding["metadata"]["labels"][label] = value.as_str().into();
+                binding["metadata"]["labels"][label] = value.into();
             }
         }
         Ok(())

@@ -175,7 +175,7 @@ pub async fn keep(server: &Arc<Server>) -> Result<(), Status> {
     for kind in ["FlowSchema", "PriorityLevelConfiguration"] {
         for o in cached(server, kind)? {
             let meta = o.meta();
-            let ours = meta.annotations.get(AUTO_UPDATE).is_some_and(|v| v == "true");
+            let ours = o.annotation(AUTO_UPDATE).as_deref() == Some("true");
             let known = bootstrap().iter().any(|b| b["kind"] == kind && b["metadata"]["name"] == meta.name.as_str());
             // What an older version had made, and nobody made their own.
             if ours && !known {
@@ -192,7 +192,8 @@ pub async fn keep(server: &Arc<Server>) -> Result<(), Status> {
 async fn correct(server: &Arc<Server>, resource: &Resource, current: &Object, wanted: &Value) -> Result<(), Status> {
     let have = current.to_value();
     let name = &current.meta().name;
-    let annotation = current.meta().annotations.get(AUTO_UPDATE).map(String::as_str);
+    let annotation = current.annotation(AUTO_UPDATE);
+    let annotation = annotation.as_deref();
     let ours = is_mandatory(name) || annotation.map_or(current.meta().generation == 1, |a| a == "true");
     let same_spec =
         have["spec"] == wanted["spec"] || name == "exempt" && wanted["kind"] == "PriorityLevelConfiguration";

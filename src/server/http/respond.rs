@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Object, Resource, Status};
+use api::{Convert, Object, Resource, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{Response, StatusCode};
@@ -169,10 +169,22 @@ pub fn table(
 
 /// The JSON of an object in the version that the resource serves; shared when it is the stored one.
 pub fn served_bytes(resource: &Resource, o: &Object) -> Bytes {
-    if resource.convert.is_none() {
-        return o.bytes().clone();
+    let version = match &resource.convert {
+        None => return o.bytes().clone(),
+        Some(Convert::Custom(version)) if version.leaves(o) => return o.bytes().clone(),
+        Some(Convert::Custom(version)) => Some(version),
+        Some(Convert::Builtin { .. }) => None,
+    };
+    let stored = o.to_value();
+    let served = crate::registry::served(resource, &stored);
+    match version {
+        // Most objects are stored as they are served; of these it is found out once.
+        Some(version) if *served == stored => {
+            version.found_to_leave(o);
+            o.bytes().clone()
+        }
+        _ => Bytes::from(served.to_string()),
     }
-    Bytes::from(crate::registry::served(resource, &o.to_value()).to_string())
 }
 
 /// One object in the accepted form.
