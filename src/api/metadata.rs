@@ -34,7 +34,7 @@ pub fn validate_object_meta(
     let name = text("name");
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
-    } else if let Some(wrong) = name_error(name) {
+    } else if let Some(wrong) = name_error(name).or_else(|| names::path_segment_name(name)) {
         errors.push(FieldError::invalid("metadata.name", name, wrong));
     }
     let namespace = text("namespace");

@@ -155,7 +155,13 @@ impl Status {
 
     /// 422: validation failed. `kind` is the Kind, as upstream has it here.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &ErrorList) -> Status {
-        let list: Vec<String> = errors.iter().map(|e| e.to_string()).collect();
+        let mut list: Vec<String> = Vec::new();
+        // What is found twice is a cause twice, but told once.
+        for text in errors.iter().map(ToString::to_string) {
+            if !list.contains(&text) {
+                list.push(text);
+            }
+        }
         let text = match list.len() {
             1 => list[0].clone(),
             _ => format!("[{}]", list.join(", ")),

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use store::Expect;
 
 use self::deletion::{delete_preconditions, finished_deletion, marked_for_deletion};
-use self::prepare::{accept, default, keep_all_but_status, keep_system_metadata, place, preconditions};
+use self::prepare::{accept, default, keep_all_but_status, keep_system_metadata, named, place, preconditions};
 use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings};
 use crate::audit::Record;
 use crate::conversion::Conversions;
@@ -267,8 +267,10 @@ impl Registry {
         match resource.webhook() {
             None => {
                 let mut value = object.to_value();
-                // So that a change is not seen where an older version of ours kept a zero value.
+                // So that a change is not seen where an older version of ours kept a zero value, or
+                // left one out.
                 api::protobuf::drop_unset(&mut value);
+                api::protobuf::show_unset(&mut value, api::protobuf::Shown::All);
                 Ok(value)
             }
             Some(_) => self.conversions()?.value(resource, object).await,
@@ -527,6 +529,7 @@ impl Registry {
             let old = self.value_of(resource, &current).await?;
             let mut warnings = Vec::new();
             let mut new = accept(ctx, resource, change(&served(resource, &old))?, &mut warnings)?;
+            named(&new, name)?;
             place(resource, &mut new, namespace, name)?;
             preconditions(resource, name, &new, &current)?;
             new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();

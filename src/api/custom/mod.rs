@@ -23,9 +23,11 @@ mod structural;
 pub mod validation;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
+use crate::object::Object;
 use crate::openapi::{CustomSchemas, Published};
 use crate::resource::{Column, Convert, Resource, Subresource};
 use crate::schema::TypeRef;
@@ -34,6 +36,8 @@ use conversion::Webhook;
 use jsonpath::JsonPath;
 use strategy::{Custom, Printer};
 
+/// Numbers of versions; 0 is none.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 /// What is left while a definition and its objects are being deleted.
 const ENDING_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "watch"];
@@ -41,6 +45,8 @@ const ENDING_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "wa
 /// One version of a custom resource: how stored objects are brought into it.
 #[derive(Debug)]
 pub struct Version {
+    /// Tells it from all others there were.
+    number: u64,
     api_version: String,
     schema: TypeRef,
     compiled: Arc<Compiled>,
@@ -61,6 +67,16 @@ impl Version {
         object["apiVersion"] = self.api_version.clone().into();
         self.prune(object);
         defaulting::apply(&self.compiled.parts().props, object);
+    }
+
+    /// Whether a stored object is known to be one of this version as it is.
+    pub fn leaves(&self, object: &Object) -> bool {
+        object.is_left_by(self.number)
+    }
+
+    /// Remembers that a stored object is one of this version as it is.
+    pub fn found_to_leave(&self, object: &Object) {
+        object.set_left_by(self.number);
     }
 
     /// The webhook that converts between the versions.
@@ -167,7 +183,13 @@ fn entry(
         .collect();
     let api_version = format!("{group}/{name}");
     let convert = (changed || schema::has_defaults(schema) || webhook.is_some()).then(|| {
-        Convert::Custom(Arc::new(Version { api_version, schema: t.clone(), compiled: compiled.clone(), webhook }))
+        Convert::Custom(Arc::new(Version {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            api_version,
+            schema: t.clone(),
+            compiled: compiled.clone(),
+            webhook,
+        }))
     });
     Resource {
         list_kind: text(&names["listKind"]),

@@ -120,14 +120,23 @@ fn metric(m: &Value, path: &str, errors: &mut ErrorList) {
     }
 }
 
+fn wanted(v: &Value, field: &str, what: &str, path: &str, errors: &mut ErrorList) {
+    if text(v, field).is_empty() {
+        errors.push(FieldError::required(format!("{path}.{field}"), format!("must specify {what}")));
+    }
+}
+
 fn source(v: &Value, kind: &str, path: &str, errors: &mut ErrorList) {
     let target = &v["target"];
     let at = |f: &str| format!("{path}.target.{f}");
     let has = |f: &str| !target[f].is_null();
     match kind {
         "object" => reference(&v["describedObject"], &format!("{path}.describedObject"), errors),
-        "resource" => rules::required(v, &["name"], path, errors),
-        "containerResource" => rules::required(v, &["name", "container"], path, errors),
+        "resource" => wanted(v, "name", "a resource name", path, errors),
+        "containerResource" => {
+            wanted(v, "name", "a resource name", path, errors);
+            wanted(v, "container", "a container", path, errors);
+        }
         _ => {}
     }
     if v["metric"].is_object() || matches!(kind, "object" | "external" | "pods") {

@@ -43,6 +43,18 @@ impl Strategy for Namespace {
         {
             labels.insert("kubernetes.io/metadata.name".into(), n);
         }
+        if let Some(status) = child(o, "status") {
+            set(status, "phase", "Active");
+        }
+    }
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        let (phase, deleted) = (text(&new["status"], "phase"), !new["metadata"]["deletionTimestamp"].is_null());
+        let detail = match (deleted, phase) {
+            (false, "Active") | (true, "Terminating") => return ErrorList::new(),
+            (false, _) => "may only be 'Active' if `deletionTimestamp` is empty",
+            (true, _) => "may only be 'Terminating' if `deletionTimestamp` is not empty",
+        };
+        vec![FieldError::invalid("status.Phase", phase, detail)]
     }
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         new["spec"]["finalizers"] = old["spec"]["finalizers"].clone();
@@ -81,6 +93,11 @@ pub(super) struct Event {
 impl Strategy for Event {
     fn is_transient(&self) -> bool {
         true
+    }
+
+    fn name_error(&self, name: &str) -> Option<String> {
+        // Older events may have any name.
+        if self.newer { names::dns1123_subdomain(name) } else { None }
     }
 
     fn field(&self, o: &Value, path: &str) -> Option<String> {

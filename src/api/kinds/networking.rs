@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{list, list_mut, rows, text};
+use super::{list, list_mut, rows, rules, text};
 use crate::field::{ErrorList, FieldError};
 use crate::names;
 use crate::resource::Strategy;
@@ -37,6 +37,7 @@ impl Strategy for NetworkPolicy {
     fn validate(&self, o: &Value) -> ErrorList {
         let spec = &o["spec"];
         let mut errors = ErrorList::new();
+        rules::label_selector(&spec["podSelector"], "spec.podSelector", &mut errors);
         for (rules, peers) in DIRECTIONS {
             for (i, rule) in list(spec, rules).enumerate() {
                 let path = format!("spec.{rules}[{i}]");
@@ -102,11 +103,17 @@ fn policy_port(p: &Value, path: &str) -> ErrorList {
 
 fn peer(p: &Value, path: &str) -> ErrorList {
     let (pods, namespaces) = (!p["podSelector"].is_null(), !p["namespaceSelector"].is_null());
-    if p["ipBlock"].is_null() {
-        let some = pods || namespaces;
-        return if some { ErrorList::new() } else { vec![FieldError::required(path, "must specify a peer")] };
+    let mut errors = ErrorList::new();
+    for field in ["podSelector", "namespaceSelector"] {
+        rules::label_selector(&p[field], &format!("{path}.{field}"), &mut errors);
     }
-    let mut errors = ip_block(&p["ipBlock"], &format!("{path}.ipBlock"));
+    if p["ipBlock"].is_null() {
+        if !pods && !namespaces {
+            errors.push(FieldError::required(path, "must specify a peer"));
+        }
+        return errors;
+    }
+    errors.extend(ip_block(&p["ipBlock"], &format!("{path}.ipBlock")));
     if pods || namespaces {
         errors.push(FieldError::forbidden(path, "may not specify both ipBlock and another peer"));
     }
@@ -155,6 +162,13 @@ impl Strategy for Ingress {
             for (n, h) in list(tls, "hosts").enumerate() {
                 errors.extend(host(h.as_str().unwrap_or_default(), &format!("spec.tls[{i}].hosts[{n}]")));
             }
+            rules::named_if_given(
+                tls,
+                "secretName",
+                &format!("spec.tls[{i}]"),
+                names::dns1123_subdomain_errors,
+                &mut errors,
+            );
         }
         if let Some(class) = spec["ingressClassName"].as_str() {
             let wrong = names::dns1123_subdomain(class);
@@ -201,7 +215,9 @@ fn ingress_path(p: &Value, path: &str) -> ErrorList {
     let mut errors = ErrorList::new();
     let wrong = |detail: String| FieldError::invalid(field.clone(), given, detail);
     match kind {
-        "" => return vec![FieldError::required(format!("{path}.pathType"), "pathType must be specified")],
+        "" if p["pathType"].is_null() => {
+            return vec![FieldError::required(format!("{path}.pathType"), "pathType must be specified")];
+        }
         "Exact" | "Prefix" => {
             if !given.starts_with('/') {
                 errors.push(wrong("must be an absolute path".into()));

@@ -26,6 +26,16 @@ pub(super) fn qos(spec: &Value) -> &'static str {
     if full { "Guaranteed" } else { "Burstable" }
 }
 
+/// The one address and the list of all say the same; where they differ, the one is right.
+fn same_address(status: &mut Value) {
+    let (one, first) = (text(status, "podIP").to_owned(), text(&status["podIPs"][0], "ip").to_owned());
+    if !one.is_empty() && one != first {
+        status["podIPs"] = json!([{"ip": one}]);
+    } else if one.is_empty() && !first.is_empty() {
+        status["podIP"] = first.into();
+    }
+}
+
 impl Strategy for Pod {
     fn field(&self, o: &Value, path: &str) -> Option<String> {
         field_at(o, path).or_else(|| (path == "spec.hostNetwork").then(|| "false".to_owned()))
@@ -33,6 +43,9 @@ impl Strategy for Pod {
     fn default(&self, o: &mut Value) {
         pod_spec::default(&mut o["spec"]);
         pod_spec::default_of_pod(&mut o["spec"]);
+        if o["status"].is_object() {
+            same_address(&mut o["status"]);
+        }
     }
 
     fn prepare_create(&self, o: &mut Value) {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::cells::{age, name};
-use super::{list, list_mut, set, text};
+use super::{list, list_mut, rules, set, text};
 use crate::field::{ErrorList, FieldError};
 use crate::names;
 use crate::resource::Strategy;
@@ -88,31 +88,16 @@ impl Strategy for Binding {
         let mut errors = ErrorList::new();
         let role = &o["roleRef"];
         if text(role, "apiGroup") != GROUP {
-            errors.push(FieldError::not_supported("roleRef.apiGroup", role["apiGroup"].clone(), &[GROUP]));
+            errors.push(FieldError::not_supported("roleRef.apiGroup", text(role, "apiGroup"), &[GROUP]));
         }
         let kinds: &[&str] = if text(o, "kind") == "RoleBinding" { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
         if !kinds.contains(&text(role, "kind")) {
-            errors.push(FieldError::not_supported("roleRef.kind", role["kind"].clone(), kinds));
+            errors.push(FieldError::not_supported("roleRef.kind", text(role, "kind"), kinds));
         }
-        if text(role, "name").is_empty() {
-            errors.push(FieldError::required("roleRef.name", ""));
-        }
+        let form = |n: &str| names::path_segment_name(n).into_iter().collect();
+        rules::named(role, "name", "roleRef", form, &mut errors);
         for (i, s) in list(o, "subjects").enumerate() {
-            let path = format!("subjects[{i}]");
-            if text(s, "name").is_empty() {
-                errors.push(FieldError::required(format!("{path}.name"), ""));
-            }
-            match text(s, "kind") {
-                "ServiceAccount" if text(s, "namespace").is_empty() && text(o, "kind") == "ClusterRoleBinding" => {
-                    errors.push(FieldError::required(format!("{path}.namespace"), ""));
-                }
-                "ServiceAccount" | "User" | "Group" => {}
-                k => errors.push(FieldError::not_supported(
-                    format!("{path}.kind"),
-                    k,
-                    &["ServiceAccount", "User", "Group"],
-                )),
-            }
+            subject(s, text(o, "kind") == "RoleBinding", &format!("subjects[{i}]"), &mut errors);
         }
         errors
     }
@@ -142,6 +127,33 @@ impl Strategy for Binding {
     }
 }
 
+fn subject(s: &Value, namespaced: bool, path: &str, errors: &mut ErrorList) {
+    let (name, kind, group) = (text(s, "name"), text(s, "kind"), text(s, "apiGroup"));
+    if name.is_empty() {
+        errors.push(FieldError::required(format!("{path}.name"), ""));
+    }
+    let of_group = |wanted: &str| {
+        let field = format!("{path}.apiGroup");
+        (group != wanted).then(|| FieldError::not_supported(field, group, &[wanted]))
+    };
+    match kind {
+        "ServiceAccount" => {
+            if !name.is_empty() {
+                rules::all_wrong(&format!("{path}.name"), name, names::dns1123_subdomain_errors(name), errors);
+            }
+            errors.extend(of_group(""));
+            if !namespaced && text(s, "namespace").is_empty() {
+                errors.push(FieldError::required(format!("{path}.namespace"), ""));
+            }
+        }
+        "User" | "Group" => errors.extend(of_group(GROUP)),
+        other => {
+            let kinds = ["ServiceAccount", "User", "Group"];
+            errors.push(FieldError::not_supported(format!("{path}.kind"), other, &kinds));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -156,5 +168,15 @@ mod tests {
         });
         Binding.default(&mut o);
         assert_eq!((&o["roleRef"]["apiGroup"], &o["subjects"][0]["apiGroup"]), (&json!(GROUP), &json!(GROUP)));
+    }
+
+    #[test]
+    fn a_subject_is_of_the_group_of_its_kind() {
+        let o = json!({"kind": "RoleBinding",
+            "roleRef": {"apiGroup": GROUP, "kind": "Role", "name": "10%"},
+            "subjects": [{"apiGroup": " ", "kind": "User", "name": "u"},
+                {"apiGroup": GROUP, "kind": "ServiceAccount", "name": " ", "namespace": "n"}]});
+        let told: Vec<String> = Binding.validate(&o).iter().map(|e| e.field.clone()).collect();
+        assert_eq!(told, ["roleRef.name", "subjects[0].apiGroup", "subjects[1].name", "subjects[1].apiGroup"]);
     }
 }

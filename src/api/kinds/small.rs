@@ -88,7 +88,9 @@ impl Strategy for IngressClass {
 }
 
 fn parameters(v: &Value, path: &str, errors: &mut ErrorList) {
-    rules::named_if_given(v, "apiGroup", path, names::dns1123_subdomain_errors, errors);
+    if let Some(group) = v["apiGroup"].as_str() {
+        rules::all_wrong(&format!("{path}.apiGroup"), group, names::dns1123_subdomain_errors(group), errors);
+    }
     for field in ["kind", "name"] {
         let (given, at) = (text(v, field), format!("{path}.{field}"));
         if given.is_empty() {

@@ -519,6 +519,9 @@ impl Strategy for StatefulSet {
         }
         for claim in super::list_mut(&mut o["spec"], "volumeClaimTemplates") {
             set_claim_defaults(claim);
+            if let Some(status) = super::child(claim, "status") {
+                set(status, "phase", "Pending");
+            }
         }
     }
     fn validate(&self, o: &Value) -> ErrorList {

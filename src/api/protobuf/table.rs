@@ -41,6 +41,8 @@ pub(super) struct Field {
     pub shape: Shape,
     /// Whether JSON has the field when it is zero: pointers in Go, and what is never left out.
     pub keeps_zero: bool,
+    /// Whether JSON always has the field: structs in Go, and what is never left out.
+    pub always: bool,
     of: u16,
 }
 
@@ -51,6 +53,8 @@ pub(super) struct Message {
     fields: Vec<Field>,
     /// Indexes of `fields`, sorted by name; inlined structs are not in it.
     by_name: Vec<u16>,
+    /// Indexes of the fields that JSON always has.
+    always: Vec<u16>,
 }
 
 impl Message {
@@ -61,6 +65,10 @@ impl Message {
     pub(super) fn named(&self, name: &str) -> Option<&Field> {
         let found = self.by_name.binary_search_by(|i| self.fields[*i as usize].name.cmp(name)).ok()?;
         Some(&self.fields[self.by_name[found] as usize])
+    }
+
+    pub(super) fn always(&self) -> impl Iterator<Item = &Field> {
+        self.always.iter().map(|i| &self.fields[*i as usize])
     }
 
     pub(super) fn inlined(&self) -> impl Iterator<Item = &Field> {
@@ -83,7 +91,12 @@ static ALL: LazyLock<Table> = LazyLock::new(|| {
     let mut messages: Vec<Message> = Vec::with_capacity(names.len());
     for line in TABLE.lines() {
         match line.strip_prefix(' ') {
-            None => messages.push(Message { special: special(line), fields: Vec::new(), by_name: Vec::new() }),
+            None => messages.push(Message {
+                special: special(line),
+                fields: Vec::new(),
+                by_name: Vec::new(),
+                always: Vec::new(),
+            }),
             Some(rest) => {
                 if let (Some(m), Some(f)) = (messages.last_mut(), field(rest, &names)) {
                     m.fields.push(f);
@@ -94,6 +107,7 @@ static ALL: LazyLock<Table> = LazyLock::new(|| {
     for m in &mut messages {
         m.fields.sort_by_key(|f| f.tag);
         m.by_name = (0u16..).zip(&m.fields).filter(|(_, f)| f.name != "~").map(|(i, _)| i).collect();
+        m.always = m.by_name.iter().copied().filter(|i| m.fields[*i as usize].always).collect();
         m.by_name.sort_by_key(|i| m.fields[*i as usize].name);
     }
     Table { messages, names }
@@ -108,7 +122,12 @@ fn field(line: &'static str, names: &HashMap<&'static str, u16>) -> Option<Field
         _ => Shape::One,
     };
     let of = parts.next().and_then(|n| names.get(n)).copied().unwrap_or(NONE);
-    Some(Field { tag, name, kind: kind.as_bytes()[0], shape, keeps_zero: kind.ends_with(['?', '!']), of })
+    let letter = kind.as_bytes()[0];
+    // The one struct that is left out when it is zero.
+    let omitted = name == "creationTimestamp";
+    let is_struct = letter == b'm' && shape == Shape::One && !kind.ends_with('?') && !omitted;
+    let always = is_struct || kind.ends_with('!');
+    Some(Field { tag, name, kind: letter, shape, keeps_zero: kind.ends_with(['?', '!']), always, of })
 }
 
 fn special(message: &str) -> Special {

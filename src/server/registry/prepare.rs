@@ -2,6 +2,7 @@
 //! change.
 
 use api::codec::Decoded;
+use api::protobuf::{Shown, drop_unset, show_unset};
 use api::{Object, Resource, Status};
 use serde_json::{Map, Value};
 
@@ -82,8 +83,20 @@ pub fn served<'a>(resource: &Resource, stored: &'a Value) -> std::borrow::Cow<'a
 
 /// Fills in defaults: where a field is absent, and where Go does not tell its value from that.
 pub(super) fn default(resource: &Resource, object: &mut Value) {
-    api::protobuf::drop_unset(object);
+    drop_unset(object);
+    show_unset(object, Shown::Structs);
     resource.strategy.default(object);
+    show_unset(object, Shown::All);
+}
+
+/// Checks that what is to replace an object says which.
+pub(super) fn named(object: &Value, name: &str) -> Result<(), Status> {
+    if object["metadata"]["name"].as_str().is_some_and(|n| !n.is_empty()) {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+    )))
 }
 
 /// Checks and sets namespace and name as the URL has them.
