@@ -46,7 +46,7 @@ impl Level {
 }
 
 /// What follows a string that begins with this quote.
-fn behind_string<'t>(text: &'t [u8], raw: bool) -> &'t [u8] {
+fn behind_string(text: &[u8], raw: bool) -> &[u8] {
     let quote = text[0];
     let triple = text.starts_with(&[quote; 3]);
     let end: &[u8] = if triple { &[quote; 3] } else { &[quote] };
