@@ -9,7 +9,7 @@ use std::sync::Weak;
 
 use api::Status;
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::checks::{Pod, Violation, details, evaluate, reasons};
 use self::policy::{Level, LevelVersion, Policy};
@@ -130,7 +130,7 @@ impl PodSecurity {
                 .await
                 .map_err(|_| Status::internal(format!("failed to lookup namespace {namespace:?}")))?,
         };
-        let labels = found.to_value()["metadata"]["labels"].take();
+        let labels = json!(found.meta().labels);
         Ok((Policy::of_labels(&labels, self.configuration.defaults).0, labels))
     }
 
