@@ -1,10 +1,11 @@
 //! HTTP: from a request to the registry and back.
 //!
-//! * [`deadline`] – how long it may take; [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
+//! * [`deadline`] – how long it may take; [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`], [`json_list`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
 //! * here – the chain identity → authorization → dispatch, and the verbs.
 
 pub mod deadline;
 pub mod encoding;
+pub mod json_list;
 pub mod list_options;
 pub mod negotiate;
 pub mod respond;
