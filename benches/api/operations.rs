@@ -134,9 +134,9 @@ async fn lists(subject: &Subject, kind: Kind, plan: &Plan, page: u64) -> Measure
         loop {
             let limit = if page == 0 { String::new() } else { format!("?limit={page}&continue={token}") };
             let path = format!("{}{limit}", kind.collection());
-            let answer = api.call(Method::GET, &path, form, Bytes::new()).await.expect("a list");
-            measured.bytes += answer.len() as u64;
-            token = continues(&answer, plan.encoding);
+            let (length, head) = api.skim(&path, form).await.expect("a list");
+            measured.bytes += length;
+            token = continues(&head, plan.encoding);
             if token.is_empty() {
                 break;
             }
@@ -146,9 +146,8 @@ async fn lists(subject: &Subject, kind: Kind, plan: &Plan, page: u64) -> Measure
     Measured { took: begun.elapsed(), ..measured }
 }
 
-/// The token of a list's metadata, which both encodings have near one end of it.
-fn continues(list: &[u8], encoding: Encoding) -> String {
-    let head = &list[..list.len().min(1024)];
+/// The token of a list's metadata, which both encodings have at its beginning.
+fn continues(head: &[u8], encoding: Encoding) -> String {
     let token = match encoding {
         Encoding::Json => memchr::memmem::find(head, b"\"continue\":\"").map(|at| at + 12),
         // Upstream's tokens and ours are base64 of JSON objects, and so begin alike.

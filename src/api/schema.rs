@@ -103,10 +103,29 @@ pub(crate) struct Graph {
     pub typed: bool,
 }
 
+/// Who holds a graph. Every step of a walk makes a handle: that of the built-in kinds must cost no
+/// counting in memory that all threads share.
+#[derive(Clone)]
+enum Held {
+    Builtin(&'static Graph),
+    Custom(Arc<Graph>),
+}
+
+impl std::ops::Deref for Held {
+    type Target = Graph;
+
+    fn deref(&self) -> &Graph {
+        match self {
+            Held::Builtin(graph) => graph,
+            Held::Custom(graph) => graph,
+        }
+    }
+}
+
 /// A handle on one schema type; cheap to clone.
 #[derive(Clone)]
 pub struct TypeRef {
-    graph: Arc<Graph>,
+    graph: Held,
     node: u32,
 }
 
@@ -116,7 +135,8 @@ impl std::fmt::Debug for TypeRef {
     }
 }
 
-static ANY: LazyLock<TypeRef> = LazyLock::new(|| TypeRef { graph: Arc::new(build::any_graph()), node: 0 });
+static ANY: LazyLock<TypeRef> =
+    LazyLock::new(|| TypeRef { graph: Held::Builtin(Box::leak(Box::new(build::any_graph()))), node: 0 });
 
 impl TypeRef {
     /// A place where any JSON is kept.
@@ -147,7 +167,7 @@ impl TypeRef {
     /// `metadata` are added; unknown fields are dropped unless the schema preserves them.
     pub fn custom(group: &str, version: &str, kind: &str, schema: &Value) -> TypeRef {
         let (graph, node) = build::custom_graph(group, version, kind, schema);
-        TypeRef { graph: Arc::new(graph), node }
+        TypeRef { graph: Held::Custom(Arc::new(graph)), node }
     }
 
     fn raw(&self) -> Node {
@@ -161,7 +181,7 @@ impl TypeRef {
     fn at(&self, node: u32) -> TypeRef {
         let there = TypeRef { graph: self.graph.clone(), node };
         match there.raw().shape {
-            Shape::Builtin(node) => TypeRef { graph: Schemas::builtin().graph.clone(), node },
+            Shape::Builtin(node) => TypeRef { graph: Held::Builtin(Schemas::builtin().graph), node },
             _ => there,
         }
     }
@@ -329,7 +349,8 @@ impl TypeRef {
 
 /// The types of all built-in kinds.
 pub struct Schemas {
-    graph: Arc<Graph>,
+    /// Never freed, as it is needed until the end.
+    graph: &'static Graph,
     /// Node of each definition, sorted by name.
     names: Vec<(Box<str>, u32)>,
     /// Node of each kind, sorted.
@@ -353,13 +374,13 @@ impl Schemas {
             .kinds
             .binary_search_by(|((g, v, k), _)| (g.as_str(), v.as_str(), k.as_str()).cmp(&(group, version, kind)))
             .ok()?;
-        Some(TypeRef { graph: self.graph.clone(), node: self.kinds[found].1 })
+        Some(TypeRef { graph: Held::Builtin(self.graph), node: self.kinds[found].1 })
     }
 
     /// The type of a definition, such as `io.k8s.api.core.v1.PodTemplateSpec`.
     pub fn named(&self, definition: &str) -> Option<TypeRef> {
         let found = self.names.binary_search_by(|(n, _)| (**n).cmp(definition)).ok()?;
-        Some(TypeRef { graph: self.graph.clone(), node: self.names[found].1 })
+        Some(TypeRef { graph: Held::Builtin(self.graph), node: self.names[found].1 })
     }
 
     /// The names of all definitions, sorted.

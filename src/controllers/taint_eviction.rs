@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use client::events::reference;
 use client::{Client, EventRecorder, Informer};
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::pod_control::{self as pods, name, namespace, node_of, uid};
@@ -30,10 +31,23 @@ struct TaintEviction {
 
 /// Adds the index of pods by the node they are bound to.
 pub(crate) fn index_by_node(informer: &Informer) {
-    informer.add_index(BY_NODE, |o| match o.typed::<Pod>() {
-        Ok(p) => vec![node_of(&p).to_owned()],
-        Err(_) => Vec::new(),
-    });
+    informer.add_index(BY_NODE, |o| bound_to(o).into_iter().collect());
+}
+
+/// The node of a pod, read off its JSON: to decode the whole of every pod for it would be most of
+/// what this process does when many are written. Empty for none yet, nothing for what is no pod.
+fn bound_to(pod: &api::Object) -> Option<String> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Placed {
+        spec: Place,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Place {
+        node_name: String,
+    }
+    serde_json::from_slice(pod.bytes()).ok().map(|p: Placed| p.spec.node_name)
 }
 
 /// Starts the controller.
@@ -43,7 +57,15 @@ pub fn start(context: &Context) {
     let pods = context.informers.of::<Pod>();
     index_by_node(&pods);
     let queue = Queue::default();
-    runtime::enqueue_own(&pods, &queue);
+    {
+        let queue = queue.clone();
+        pods.on_change(move |c| {
+            // What is on no node has no taints to bear.
+            if c.new.as_deref().and_then(bound_to).is_some_and(|node| !node.is_empty()) {
+                queue.add(c.object().key());
+            }
+        });
+    }
     {
         let (queue, pods) = (queue.clone(), pods.clone());
         nodes.on_change(move |c| {

@@ -432,18 +432,19 @@ impl Registry {
             }
         }
         let generate = object["metadata"]["name"].as_str().is_none_or(str::is_empty);
+        if !generate {
+            return self.create_named(ctx, resource, namespace, object, fields, warnings).await;
+        }
         let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
+        if base.is_empty() {
+            let e = api::field::FieldError::required("metadata.name", "name or generateName is required");
+            return Err(Status::invalid(&resource.group, &resource.kind, "", &vec![e]));
+        }
         for attempt in 1.. {
             let mut candidate = object.clone();
-            if generate {
-                if base.is_empty() {
-                    let e = api::field::FieldError::required("metadata.name", "name or generateName is required");
-                    return Err(Status::invalid(&resource.group, &resource.kind, "", &vec![e]));
-                }
-                candidate["metadata"]["name"] = api::names::generate(&base).into();
-            }
-            match self.create_named(ctx, resource, namespace, candidate, fields, warnings).await {
-                Err(s) if generate && s.is_already_exists() && attempt < NAME_ATTEMPTS => continue,
+            candidate["metadata"]["name"] = api::names::generate(&base).into();
+            match Box::pin(self.create_named(ctx, resource, namespace, candidate, fields, warnings)).await {
+                Err(s) if s.is_already_exists() && attempt < NAME_ATTEMPTS => continue,
                 done => return done,
             }
         }
@@ -522,7 +523,7 @@ impl Registry {
                 Ok(o) => o,
                 Err(s) if s.is_not_found() && create_absent => {
                     let body = change(&Value::Null)?;
-                    return self.create(ctx, resource, namespace, name, body).await;
+                    return Box::pin(self.create(ctx, resource, namespace, name, body)).await;
                 }
                 Err(s) => return Err(s),
             };

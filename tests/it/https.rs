@@ -28,6 +28,8 @@ pub struct Form {
     pub accept: &'static str,
 }
 
+/// How much of a long answer is kept.
+const HEAD: usize = 1024;
 const JSON: Form = Form { sent: "application/json", accept: "application/json" };
 
 /// Where a server listens, and how to be its administrator.
@@ -127,6 +129,21 @@ impl Connection {
         let body = response.into_body().collect().await?.to_bytes();
         ensure!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&body));
         Ok(body)
+    }
+
+    /// As [`Connection::call`] of a GET, of whose answer only the length and the beginning are kept.
+    pub async fn skim(&mut self, path: &str, form: Form) -> Result<(u64, Bytes)> {
+        let mut response = self.start(Method::GET, path, form, Bytes::new()).await?;
+        ensure!(response.status().is_success(), "{path}: {}", response.status());
+        let (mut length, mut head) = (0, BytesMut::new());
+        while let Some(frame) = response.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            length += data.len() as u64;
+            if head.len() < HEAD {
+                head.extend_from_slice(&data[..data.len().min(HEAD - head.len())]);
+            }
+        }
+        Ok((length, head.freeze()))
     }
 
     /// As [`Connection::call`], with JSON in both directions.

@@ -3,6 +3,7 @@
 //! upstream: `sigs.k8s.io/structured-merge-diff/fieldpath`).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde_json::{Map, Value};
 
@@ -53,7 +54,7 @@ pub(super) fn item_type(t: &TypeRef) -> TypeRef {
 
 /// The element for a field.
 pub(super) fn field(name: &str) -> String {
-    format!("f:{name}")
+    ["f:", name].concat()
 }
 
 /// The element for an item of a list of type `map` or `set`; absent keys that have no value are
@@ -117,23 +118,37 @@ impl FieldSet {
 
     /// Writes `fieldsV1`.
     pub fn to_value(&self) -> Value {
+        self.clone().into_value()
+    }
+
+    /// Becomes `fieldsV1`.
+    pub fn into_value(self) -> Value {
         let mut map = Map::new();
         if self.member && !self.children.is_empty() {
             map.insert(".".into(), Value::Object(Map::new()));
         }
-        map.extend(self.children.iter().map(|(k, c)| (k.clone(), c.to_value())));
+        map.extend(self.children.into_iter().map(|(k, c)| (k, c.into_value())));
         Value::Object(map)
     }
 
     /// What is in either.
     pub fn union(&self, other: &FieldSet) -> FieldSet {
         let mut all = self.clone();
-        all.member |= other.member;
-        for (k, theirs) in &other.children {
-            let ours = all.children.entry(k.clone()).or_default();
-            *ours = ours.union(theirs);
-        }
+        all.add(other.clone());
         all
+    }
+
+    /// Adds what is there.
+    pub fn add(&mut self, other: FieldSet) {
+        self.member |= other.member;
+        for (k, theirs) in other.children {
+            match self.children.entry(k) {
+                Entry::Vacant(e) => {
+                    e.insert(theirs);
+                }
+                Entry::Occupied(mut e) => e.get_mut().add(theirs),
+            }
+        }
     }
 
     fn keep(member: bool, children: impl Iterator<Item = (String, FieldSet)>) -> FieldSet {
@@ -142,11 +157,22 @@ impl FieldSet {
 
     /// What is here and not there.
     pub fn minus(&self, other: &FieldSet) -> FieldSet {
-        let left = self.children.iter().map(|(k, c)| match other.children.get(k) {
-            Some(theirs) => (k.clone(), c.minus(theirs)),
-            None => (k.clone(), c.clone()),
-        });
-        FieldSet::keep(self.member && !other.member, left)
+        let mut left = self.clone();
+        left.subtract(other);
+        left
+    }
+
+    /// Takes out what is there.
+    pub fn subtract(&mut self, other: &FieldSet) {
+        self.member &= !other.member;
+        for (k, theirs) in &other.children {
+            if let Some(ours) = self.children.get_mut(k) {
+                ours.subtract(theirs);
+                if ours.is_empty() {
+                    self.children.remove(k);
+                }
+            }
+        }
     }
 
     /// What is in both.

@@ -80,6 +80,40 @@ pub fn changed(old: &Value, new: &Value, t: &TypeRef) -> FieldSet {
     }
 }
 
+/// The paths at which `old` has a value and `new` has none.
+pub fn gone(old: &Value, new: &Value, t: &TypeRef) -> FieldSet {
+    if old == new {
+        return FieldSet::default();
+    }
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) if granular(t) && !a.is_empty() && !b.is_empty() => {
+            let below = a.iter().map(|(k, o)| {
+                let of = field_type(t, k);
+                let set = match b.get(k) {
+                    Some(n) => gone(o, n, &of),
+                    None => FieldSet::of(o, &of),
+                };
+                (field(k), set)
+            });
+            keep(below)
+        }
+        (Value::Array(a), Value::Array(b)) if lists(t) == Lists::Map && !a.is_empty() && !b.is_empty() => {
+            let of = item_type(t);
+            let below = a.iter().map(|o| {
+                let id = item(t, o);
+                let set = match b.iter().find(|n| item(t, n) == id) {
+                    // The item itself is there.
+                    Some(n) => FieldSet { member: false, ..gone(o, n, &of) },
+                    None => FieldSet { member: true, ..FieldSet::of(o, &of) },
+                };
+                (id, set)
+            });
+            keep(below)
+        }
+        _ => FieldSet::of(old, t).minus(&FieldSet::of(new, t)),
+    }
+}
+
 /// The paths of a value that was not there: a map with free keys is one of them itself.
 fn arrived(value: &Value, t: &TypeRef) -> FieldSet {
     let mut set = FieldSet::of(value, t);
@@ -168,6 +202,28 @@ mod tests {
         let kept = FieldSet::of(&json!({"spec": {"containers": [{"name": "x"}]}}), &pod());
         let left = remove(&value, &cut.minus(&kept), &kept, &pod()).unwrap();
         assert_eq!(left["spec"]["containers"], json!([{"name": "x"}]));
+    }
+
+    #[test]
+    fn what_is_gone_is_what_only_the_old_value_has() {
+        let old = json!({"metadata": {"labels": {"a": "1", "b": "2"}, "finalizers": ["x", "y"]}, "spec": {
+            "nodeName": "n", "tolerations": [{"key": "k"}], "containers": [
+                {"name": "a", "image": "1", "args": ["x"], "resources": {"limits": {"cpu": "1"}}},
+                {"name": "b", "ports": [{"containerPort": 80}, {"containerPort": 81, "protocol": "UDP"}]}]}});
+        let values = [
+            old.clone(),
+            json!({}),
+            json!({"metadata": {"labels": {}}, "spec": {"containers": []}}),
+            json!({"metadata": {"labels": {"b": "3"}, "finalizers": ["y", "z"]}, "spec": {"nodeName": "m"}}),
+            json!({"spec": {"tolerations": [], "containers": [{"name": "b", "ports": [{"containerPort": 81}]}]}}),
+            json!({"spec": {"containers": [{"name": "a", "image": "2", "resources": {"limits": {}}}, {"name": "c"}]}}),
+        ];
+        for a in &values {
+            for b in &values {
+                let both = FieldSet::of(a, &pod()).minus(&FieldSet::of(b, &pod()));
+                assert_eq!(gone(a, b, &pod()), both, "{a} {b}");
+            }
+        }
     }
 
     #[test]

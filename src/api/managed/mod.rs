@@ -8,7 +8,7 @@ mod field_set;
 mod merge;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::schema::TypeRef;
 use crate::status::{Cause, Status};
@@ -63,6 +63,23 @@ struct Entry {
     fields: FieldSet,
 }
 
+impl Entry {
+    fn into_value(self) -> Value {
+        let mut v = Map::from_iter([
+            ("manager".to_owned(), self.manager.into()),
+            ("operation".to_owned(), self.operation.into()),
+            ("apiVersion".to_owned(), self.api_version.into()),
+            ("time".to_owned(), self.time.into()),
+            ("fieldsType".to_owned(), "FieldsV1".into()),
+            ("fieldsV1".to_owned(), self.fields.into_value()),
+        ]);
+        if !self.subresource.is_empty() {
+            v.insert("subresource".to_owned(), self.subresource.into());
+        }
+        Value::Object(v)
+    }
+}
+
 fn text(v: &Value) -> String {
     v.as_str().unwrap_or_default().to_owned()
 }
@@ -84,19 +101,7 @@ fn set_entries(object: &mut Value, mut all: Vec<Entry>) {
     all.retain(|e| !e.fields.is_empty());
     // Upstream's order: applies first, then by time, then by name.
     all.sort_by(|a, b| (&a.operation, &a.time, &a.manager).cmp(&(&b.operation, &b.time, &b.manager)));
-    let list: Vec<Value> = all
-        .iter()
-        .map(|e| {
-            let mut v = json!({
-                "manager": e.manager, "operation": e.operation, "apiVersion": e.api_version,
-                "time": e.time, "fieldsType": "FieldsV1", "fieldsV1": e.fields.to_value(),
-            });
-            if !e.subresource.is_empty() {
-                v["subresource"] = e.subresource.clone().into();
-            }
-            v
-        })
-        .collect();
+    let list: Vec<Value> = all.into_iter().map(Entry::into_value).collect();
     let Some(meta) = object["metadata"].as_object_mut() else { return };
     if list.is_empty() {
         meta.remove("managedFields");
@@ -151,23 +156,22 @@ pub fn update(manager: &Manager<'_>, t: &TypeRef, old: Option<&Value>, new: &mut
         (_, Some(old)) => entries(old),
         _ => Vec::new(),
     };
-    let (before, after) = (old.map(without_entries).unwrap_or(Value::Null), without_entries(new));
     let empty = json!({"metadata": {}, "spec": {}, "status": {}});
-    let base = if before.is_null() { &empty } else { &before };
-    let changed = manager.manageable(merge::changed(base, &after, t));
-    let removed = FieldSet::of(base, t).minus(&FieldSet::of(&after, t));
+    let before = old.unwrap_or(&empty);
+    let changed = manager.manageable(merge::changed(before, new, t));
+    let removed = merge::gone(before, new, t);
     if !changed.is_empty() || !removed.is_empty() {
         for e in &mut all {
-            e.fields = e.fields.minus(&removed);
+            e.fields.subtract(&removed);
             if !manager.is(e, "Update") {
-                e.fields = e.fields.minus(&changed);
+                e.fields.subtract(&changed);
             }
         }
     }
     if !changed.is_empty() {
         match all.iter_mut().find(|e| manager.is(e, "Update") && e.api_version == manager.api_version) {
             Some(e) => {
-                e.fields = e.fields.union(&changed);
+                e.fields.add(changed);
                 e.time = rfc3339(manager.now);
             }
             None => all.push(manager.entry("Update", changed)),

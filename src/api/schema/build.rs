@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -276,7 +275,7 @@ pub(super) fn builtin<R: Read>(open: impl Fn() -> R) -> Result<Schemas, serde_js
     let mut graph = b.graph;
     graph.nodes.shrink_to_fit();
     graph.definitions.shrink_to_fit();
-    Ok(Schemas { graph: Arc::new(graph), names, kinds })
+    Ok(Schemas { graph: Box::leak(Box::new(graph)), names, kinds })
 }
 
 /// The type of a custom resource.

@@ -3,6 +3,7 @@
 use std::sync::Weak;
 
 use api::Status;
+use api::k8s::scheduling::v1::PriorityClass;
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -29,18 +30,16 @@ impl Admission for Priority {
         let class = if name.is_empty() {
             let all = Selection::new(&classes, "", "", "")?;
             let page = server.registry().list(&classes, &all, At::Any, 0, None).await?;
-            let mut defaults: Vec<Value> =
-                page.items.iter().map(|o| o.to_value()).filter(|v| v["globalDefault"] == true).collect();
+            let all = page.items.iter().map(|o| o.typed::<PriorityClass>()).collect::<Result<Vec<_>, _>>()?;
             // More than one is a race of two creates: the lowest counts, as upstream.
-            defaults.sort_by_key(|v| v["value"].as_i64());
-            defaults.into_iter().next()
+            all.into_iter().filter(|c| c.global_default == Some(true)).min_by_key(|c| c.value)
         } else {
             let found = server.registry().get(&classes, "", &name).await.map_err(|_| {
                 Status::forbidden("", "pods", a.name, &format!("no PriorityClass with name {name} was found"))
             })?;
-            Some(found.to_value())
+            Some(found.typed::<PriorityClass>()?)
         };
-        let value = class.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
+        let value = class.as_ref().map_or(0, |c| i64::from(c.value));
         if let Some(given) = object["spec"]["priority"].as_i64()
             && given != value
         {
@@ -50,9 +49,9 @@ impl Admission for Priority {
             return Err(Status::forbidden("", "pods", a.name, &why));
         }
         object["spec"]["priority"] = value.into();
-        let policy = class.as_ref().and_then(|c| c["preemptionPolicy"].as_str()).unwrap_or("PreemptLowerPriority");
+        let policy = class.as_ref().and_then(|c| c.preemption_policy.as_deref()).unwrap_or("PreemptLowerPriority");
         object["spec"]["preemptionPolicy"] = policy.into();
-        if let Some(n) = class.as_ref().and_then(|c| c["metadata"]["name"].as_str()).filter(|_| name.is_empty()) {
+        if let Some(n) = class.as_ref().and_then(|c| c.metadata.name.as_deref()).filter(|_| name.is_empty()) {
             object["spec"]["priorityClassName"] = n.into();
         }
         Ok(())

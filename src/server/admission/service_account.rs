@@ -4,6 +4,7 @@
 use std::sync::Weak;
 
 use api::Status;
+use api::k8s::core::v1::ServiceAccount as Account;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
@@ -49,20 +50,17 @@ impl Admission for ServiceAccount {
         let account = server.registry().get(&accounts, a.namespace, &name).await.map_err(|e| {
             refuse(a, &format!("error looking up service account {}/{name}: {}", a.namespace, e.message))
         })?;
-        let account = account.to_value();
+        let account = account.typed::<Account>()?;
         let wanted = pod["spec"]["automountServiceAccountToken"]
             .as_bool()
-            .or(account["automountServiceAccountToken"].as_bool())
+            .or(account.automount_service_account_token)
             .unwrap_or(true);
         if wanted {
             mount_token(pod);
         }
         let has_pull_secrets = pod["spec"]["imagePullSecrets"].as_array().is_some_and(|l| !l.is_empty());
-        if !has_pull_secrets
-            && let Some(secrets) =
-                account.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|l| !l.is_empty()))
-        {
-            pod["spec"]["imagePullSecrets"] = secrets.clone();
+        if !has_pull_secrets && let Some(secrets) = account.image_pull_secrets.as_ref().filter(|s| !s.is_empty()) {
+            pod["spec"]["imagePullSecrets"] = json!(secrets);
         }
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! HTTP: from a request to the registry and back.
 //!
-//! * [`deadline`] – how long it may take; [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
+//! * [`deadline`] – how long it may take; [`list_options`] – the options of lists and watches; [`negotiate`] – representations; [`respond`], [`json_list`] – bodies; [`encoding`] – how they travel; [`watch`] – watch streams.
 //! * here – the chain identity → authorization → dispatch, and the verbs.
 
 pub mod deadline;
 pub mod encoding;
+pub mod json_list;
 pub mod list_options;
 pub mod negotiate;
 pub mod respond;
@@ -13,7 +14,7 @@ mod tests;
 pub mod watch;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use api::codec::Decoded;
 use api::field::FieldError;
@@ -173,10 +174,11 @@ impl Server {
     async fn dispatch(self: &Arc<Self>, mut call: Call, body: RequestBody) -> Result<Reply, Status> {
         self.authorize_recorded(&call.user, &call.info, call.audit.as_deref()).await?;
         if let Some(backend) = self.aggregation().backend_of(&call.info.path) {
-            return Ok(aggregation::proxy::serve(self, call, &backend, body).await);
+            // Boxed, here and below, is what happens rarely: each request has room for what is not.
+            return Ok(Box::pin(aggregation::proxy::serve(self, call, &backend, body)).await);
         }
         if !call.info.is_resource {
-            return self.serve_path(call, body).await;
+            return Box::pin(self.serve_path(call, body)).await;
         }
         let resource = self.resource(&call.info.group, &call.info.version, &call.info.resource)?;
         if !resource.namespaced {
@@ -184,7 +186,7 @@ impl Server {
             call.info.namespace.clear();
         }
         if call.info.subresource == "proxy" || subresources::is_connect(&call.info.subresource) {
-            return subresources::connect(self, call, &resource, body).await;
+            return Box::pin(subresources::connect(self, call, &resource, body)).await;
         }
         let body = read_body(body).await?;
         if let Some(record) = &call.audit {
@@ -220,13 +222,13 @@ impl Server {
             match resource.subresource(&i.subresource) {
                 None => return Err(Status::no_such_resource()),
                 Some(Subresource::Status | Subresource::Aspect(_)) => {}
-                Some(other) => return subresources::serve(self, &call, &resource, other, &body).await,
+                Some(other) => return Box::pin(subresources::serve(self, &call, &resource, other, &body)).await,
             }
         } else if !resource.stored {
             if accepted.form != negotiate::Form::Object {
                 return Err(negotiate::not_acceptable());
             }
-            return subresources::virtual_create(self, &call, &resource, &body).await;
+            return Box::pin(subresources::virtual_create(self, &call, &resource, &body)).await;
         }
         let allowed = if i.subresource.is_empty() {
             resource.verbs.contains(&i.verb.as_str())
@@ -249,7 +251,8 @@ impl Server {
                 let selection = self.selection(&call, &resource)?;
                 let accepted = negotiate::streamed(accepted)?;
                 let counted = self.metrics().requests.watch(&resource, i);
-                watch::serve(self.registry(), &resource, selection, &options, accepted, include, counted).await
+                let registry = self.registry();
+                Box::pin(watch::serve(registry, &resource, selection, &options, accepted, include, counted)).await
             }
             "create" | "update" | "patch" => {
                 let written = self.write(&call, &resource, &body).await?;
@@ -272,7 +275,7 @@ impl Server {
                 let object = self.registry().conversions()?.served_one(&resource, deleted.object().clone()).await?;
                 Ok(respond::object(200, accepted, &resource, &object, include))
             }
-            "deletecollection" => self.delete_collection(&call, &resource, &body, accepted).await,
+            "deletecollection" => Box::pin(self.delete_collection(&call, &resource, &body, accepted)).await,
             _ => Err(Status::method_not_allowed()),
         }
     }
@@ -364,7 +367,12 @@ impl Server {
             "update" => {
                 let decoded = decode_body(call, resource, body)?;
                 let create = i.subresource.is_empty() && resource.strategy.creates_on_update();
-                let change = |_: &Value| Ok(clone_decoded(&decoded));
+                // Nearly always it is wanted once; another attempt decodes it again.
+                let first = Mutex::new(Some(decoded));
+                let change = |_: &Value| match first.lock().unwrap_or_else(|e| e.into_inner()).take() {
+                    Some(decoded) => Ok(decoded),
+                    None => decode_body(call, resource, body),
+                };
                 self.registry().update(&ctx, resource, &i.namespace, &i.name, &i.subresource, create, &change).await
             }
             _ if negotiate::media_type(&call.parts.headers) == APPLY => {
@@ -381,7 +389,7 @@ impl Server {
                 }
                 let force = call.query.flag("force");
                 let (ns, name, sub) = (&i.namespace, &i.name, &i.subresource);
-                self.registry().apply(&ctx, resource, ns, name, sub, config, force).await
+                Box::pin(self.registry().apply(&ctx, resource, ns, name, sub, config, force)).await
             }
             _ => {
                 if call.query.flag("force") {
@@ -505,10 +513,6 @@ fn field_manager(name: &str) -> Result<String, Status> {
         return Err(invalid(FieldError::invalid("fieldManager", name, "should only contain printable characters")));
     }
     Ok(name.to_owned())
-}
-
-fn clone_decoded(d: &Decoded) -> Decoded {
-    Decoded { value: d.value.clone(), unknown: d.unknown.clone(), duplicate: d.duplicate.clone() }
 }
 
 type Change = dyn Fn(&Value) -> Result<Decoded, Status> + Send + Sync;

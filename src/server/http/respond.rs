@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use api::{Convert, Object, Resource, Status};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
+use super::json_list::JsonList;
 use super::negotiate::{Accepted, Form, Media, PROTOBUF};
 use crate::registry::Page;
 
@@ -234,29 +235,12 @@ pub fn list(
                     .to_string(),
             )
         }
-        Form::Object => json_list(resource, page, &meta),
+        Form::Object => match JsonList::new(resource, page, &meta) {
+            list if matches!(accepted.media, Media::Json | Media::Protobuf) => return list.reply(),
+            list => list.into_bytes(),
+        },
     };
     rendered(200, accepted, body)
-}
-
-/// A list is little more than copying bytes.
-fn json_list(resource: &Resource, page: &Page, meta: &Value) -> Bytes {
-    let size: usize = page.items.iter().map(|o| o.bytes().len() + 1).sum();
-    let head = format!(
-        "{{\"kind\":{:?},\"apiVersion\":{:?},\"metadata\":{meta},\"items\":[",
-        resource.list_kind,
-        resource.api_version()
-    );
-    let mut b = BytesMut::with_capacity(size + head.len() + 3);
-    b.put_slice(head.as_bytes());
-    for (i, o) in page.items.iter().enumerate() {
-        if i > 0 {
-            b.put_u8(b',');
-        }
-        b.put_slice(&served_bytes(resource, o));
-    }
-    b.put_slice(b"]}\n");
-    b.freeze()
 }
 
 fn protobuf_list(form: Form, resource: &Resource, page: &Page, meta: &Value) -> Option<Result<Bytes, Status>> {

@@ -6,12 +6,14 @@ use std::time::Duration;
 use api::protobuf::Kind;
 use api::{Object, Resource, Status};
 use bytes::Bytes;
+use futures::StreamExt;
 use http::Response;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::Instant;
 
 use super::list_options::ListOptions;
 use super::negotiate::{Accepted, Form, Media};
@@ -19,10 +21,10 @@ use super::respond::{self, IncludeObject, Reply};
 use crate::conversion::Conversions;
 use crate::metrics::requests::{Events, Open};
 use crate::registry::{Registry, Selection};
-use crate::watch_cache::{self, Caches, Change, Delivery, Subscription};
+use crate::watch_cache::{self, CacheEvent, Caches, Change, Delivery, Objects, Subscription};
 
-/// Frames that may wait for a slow connection.
-const FRAMES: usize = 64;
+/// How much of what waits for a watcher goes out at once.
+const TOGETHER: usize = 32 * 1024;
 /// How often an idle watch that asked for bookmarks gets one.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
@@ -185,20 +187,21 @@ pub async fn serve(
         Err(s) if s.is_not_found() => return Err(s),
         Err(s) => return Ok(respond::bytes(200, content_type, shape.error(&s))),
     };
-    let (tx, rx) = mpsc::channel::<Bytes>(FRAMES);
-    let caches = registry.caches().clone();
-    let conversions = registry.conversions()?.clone();
-    let bookmarks = options.bookmarks;
-    // The task ends with the connection: its sends fail once the body is dropped.
-    tokio::spawn(async move {
-        let mut feed = Feed { shape, subscription, start, bookmarks, conversions, frames: tx, counted };
-        if let Err(End::Failed(s)) = feed.run(&check, &caches, Duration::from_secs(seconds)).await {
-            // The last frame; whoever reads no more does not need it.
-            let _ = feed.frames.send(feed.shape.error(&s)).await;
-        }
-    });
-    let stream = tokio_stream::wrappers::ReceiverStream::new(rx);
-    let body = StreamBody::new(futures::StreamExt::map(stream, |b| Ok(Frame::data(b)))).boxed_unsync();
+    let feed = Feed {
+        shape,
+        start,
+        bookmarks: options.bookmarks,
+        caches: registry.caches().clone(),
+        conversions: registry.conversions()?.clone(),
+        deadline: Instant::now() + Duration::from_secs(seconds),
+        stage: Stage::Begins(check),
+        subscription,
+        counted,
+    };
+    // Whoever writes to the connection makes the frames: it ends with the connection, and an event
+    // wakes no other task on its way.
+    let stream = futures::stream::unfold(feed, |mut feed| async { feed.next().await.map(|b| (b, feed)) });
+    let body = StreamBody::new(stream.map(|b| Ok(Frame::data(b)))).boxed_unsync();
     let mut reply = Response::new(body);
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     Ok(reply)
@@ -210,98 +213,155 @@ struct Feed {
     subscription: Subscription,
     start: Start,
     bookmarks: bool,
+    caches: Arc<Caches>,
     conversions: Arc<Conversions>,
-    frames: mpsc::Sender<Bytes>,
+    deadline: Instant,
+    stage: Stage,
     /// The open stream, and the events of the resource.
     counted: (Open, Arc<Events>),
 }
 
-/// Why a watch ends before its time.
-// Failures are rare: a box would cost more to read than it saves.
-#[allow(clippy::large_enum_variant)]
-enum End {
-    /// Nobody reads it any more.
-    Left,
-    /// This is told as its last event.
-    Failed(Status),
-}
-
-impl From<mpsc::error::SendError<Bytes>> for End {
-    fn from(_: mpsc::error::SendError<Bytes>) -> End {
-        End::Left
-    }
-}
-
-impl From<Status> for End {
-    fn from(s: Status) -> End {
-        End::Failed(s)
-    }
+/// How far a watch has come.
+enum Stage {
+    /// The objects at the start are not selected yet.
+    Begins(Selection),
+    Initial(std::vec::IntoIter<Arc<Object>>),
+    /// Events since the start that were there when it began.
+    Past(std::vec::IntoIter<(Change, Arc<CacheEvent>)>),
+    Live,
+    Over,
 }
 
 impl Feed {
-    async fn run(&mut self, check: &Selection, caches: &Caches, lasting: Duration) -> Result<(), End> {
-        let deadline = tokio::time::sleep(lasting);
-        tokio::pin!(deadline);
-        self.initial(check).await?;
+    /// What is sent next; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        match self.frame().await {
+            Ok(frame) => frame,
+            Err(s) => {
+                self.stage = Stage::Over;
+                Some(self.shape.error(&s))
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            let frame = tokio::select! {
-                () = &mut deadline => {
-                    if self.bookmarks {
-                        let last = self.shape.bookmark(caches.applied(), false);
-                        self.send(last).await?;
-                    }
-                    return Ok(());
+            match &mut self.stage {
+                Stage::Begins(check) => {
+                    // Only what comes later is needed then: the state that the watch began with may go.
+                    let objects = std::mem::take(&mut self.subscription.objects);
+                    let initial =
+                        if self.start.initial { selected(&self.shape.resource, check, &objects) } else { vec![] };
+                    let initial = self.conversions.served(&self.shape.resource, initial).await?;
+                    self.stage = Stage::Initial(initial.into_iter());
                 }
-                () = self.frames.closed() => return Ok(()),
+                Stage::Initial(objects) => match objects.next() {
+                    Some(object) => {
+                        return Ok(Some(self.counted(|shape| shape.of_object(Change::Added.name(), &object))));
+                    }
+                    None => {
+                        self.stage = Stage::Past(std::mem::take(&mut self.subscription.past).into_iter());
+                        if self.start.initial && self.start.mark_end {
+                            let revision = self.subscription.revision;
+                            return Ok(Some(self.counted(|shape| shape.bookmark(revision, true))));
+                        }
+                    }
+                },
+                Stage::Past(events) => match events.next() {
+                    Some((change, event)) => {
+                        let object = self.conversions.served_one(&self.shape.resource, event.object.clone()).await?;
+                        return Ok(Some(self.counted(|shape| shape.of_object(change.name(), &object))));
+                    }
+                    None => self.stage = Stage::Live,
+                },
+                Stage::Live => return self.live().await,
+                Stage::Over => return Ok(None),
+            }
+        }
+    }
+
+    /// The next events, or a bookmark.
+    async fn live(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            if let Some(events) = self.waiting().await? {
+                return Ok(Some(events));
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(self.deadline) => return Ok(self.last()),
                 () = tokio::time::sleep(BOOKMARK_EVERY), if self.bookmarks => {
                     // Read before the queue is known to be empty, so that nothing older is still to come.
-                    let revision = caches.applied();
-                    if !self.subscription.live.is_empty() { continue; }
-                    self.shape.bookmark(revision, false)
+                    let revision = self.caches.applied();
+                    if self.subscription.live.is_empty() {
+                        return Ok(Some(self.counted(|shape| shape.bookmark(revision, false))));
+                    }
                 }
                 next = self.subscription.live.recv() => {
-                    let slow = || Status::expired("the watch could not keep up with the changes and was closed");
-                    let (change, delivery) = next.ok_or_else(slow)?;
-                    // The start may lie ahead of what the cache had seen.
-                    if delivery.event.revision <= self.start.after { continue; }
-                    self.shape.converted(&self.conversions, change, &delivery).await?
+                    let (change, delivery) = next.ok_or_else(too_slow)?;
+                    if let Some(frame) = self.one(change, &delivery).await? {
+                        return Ok(Some(frame));
+                    }
                 }
-            };
-            self.send(frame).await?;
+            }
         }
     }
 
-    async fn send(&self, frame: Bytes) -> Result<(), End> {
-        let size = frame.len();
-        self.frames.send(frame).await?;
-        self.counted.1.sent(size);
-        Ok(())
+    /// What has happened already, in one piece: it costs one write, not one for each event.
+    async fn waiting(&mut self) -> Result<Option<Bytes>, Status> {
+        let mut frames: Vec<Bytes> = Vec::new();
+        let mut size = 0;
+        while size < TOGETHER && Instant::now() < self.deadline {
+            match self.subscription.live.try_recv() {
+                Ok((change, delivery)) => {
+                    if let Some(frame) = self.one(change, &delivery).await? {
+                        size += frame.len();
+                        frames.push(frame);
+                    }
+                }
+                Err(TryRecvError::Empty) => break,
+                // What came before is sent first.
+                Err(TryRecvError::Disconnected) if frames.is_empty() => return Err(too_slow()),
+                Err(TryRecvError::Disconnected) => break,
+            }
+        }
+        Ok(match frames.as_slice() {
+            [] => None,
+            [_] => frames.pop(),
+            many => Some(many.concat().into()),
+        })
     }
 
-    /// The objects at the start, where they are wanted, and the events since it.
-    async fn initial(&mut self, check: &Selection) -> Result<(), End> {
-        // Only what comes later is needed then: the state that the watch began with may go.
-        let objects = std::mem::take(&mut self.subscription.objects);
-        if self.start.initial {
-            let prefix = check.key_prefix();
-            let own = objects.range(Arc::from(prefix.as_str())..).take_while(|(key, _)| key.starts_with(&prefix));
-            let resource = self.shape.resource.clone();
-            let selected = own.map(|(_, object)| object).filter(|o| check.selects(&resource, o)).cloned();
-            for object in self.conversions.served(&resource, selected.collect()).await? {
-                let frame = self.shape.of_object(Change::Added.name(), &object);
-                self.send(frame).await?;
-            }
-            if self.start.mark_end {
-                let end = self.shape.bookmark(self.subscription.revision, true);
-                self.send(end).await?;
-            }
+    /// One event; nothing for one that the client has seen.
+    async fn one(&mut self, change: Change, delivery: &Delivery) -> Result<Option<Bytes>, Status> {
+        // The start may lie ahead of what the cache had seen.
+        if delivery.event.revision <= self.start.after {
+            return Ok(None);
         }
-        drop(objects);
-        for (change, event) in std::mem::take(&mut self.subscription.past) {
-            let object = self.conversions.served_one(&self.shape.resource, event.object.clone()).await?;
-            let frame = self.shape.of_object(change.name(), &object);
-            self.send(frame).await?;
-        }
-        Ok(())
+        let frame = self.shape.converted(&self.conversions, change, delivery).await?;
+        self.counted.1.sent(frame.len());
+        Ok(Some(frame))
     }
+
+    /// What is sent when the time is over.
+    fn last(&mut self) -> Option<Bytes> {
+        self.stage = Stage::Over;
+        let revision = self.caches.applied();
+        self.bookmarks.then(|| self.counted(|shape| shape.bookmark(revision, false)))
+    }
+
+    fn counted(&mut self, frame: impl FnOnce(&mut Shape) -> Bytes) -> Bytes {
+        let frame = frame(&mut self.shape);
+        self.counted.1.sent(frame.len());
+        frame
+    }
+}
+
+/// The objects that a watch starts with.
+fn selected(resource: &Resource, check: &Selection, objects: &Objects) -> Vec<Arc<Object>> {
+    let prefix = check.key_prefix();
+    let own = objects.range(Arc::from(prefix.as_str())..).take_while(|(key, _)| key.starts_with(&prefix));
+    own.map(|(_, object)| object).filter(|o| check.selects(resource, o)).cloned().collect()
+}
+
+fn too_slow() -> Status {
+    Status::expired("the watch could not keep up with the changes and was closed")
 }

@@ -137,7 +137,7 @@ impl PodSecurity {
                 .await
                 .map_err(|_| Status::internal(format!("failed to lookup namespace {namespace:?}")))?,
         };
-        let labels = found.to_value()["metadata"]["labels"].take();
+        let labels: Value = found.meta().labels.iter().collect();
         Ok(Policy::of_labels(&labels, self.configuration.defaults))
     }
 
