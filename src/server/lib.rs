@@ -34,6 +34,8 @@ mod expiring;
 pub mod expiry;
 pub mod flow_control;
 mod forward;
+#[cfg(test)]
+mod histories;
 pub mod http;
 pub mod join;
 pub mod local;

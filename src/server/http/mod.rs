@@ -5,6 +5,10 @@
 
 pub mod deadline;
 pub mod encoding;
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+mod limits_tests;
 pub mod list_options;
 pub mod negotiate;
 pub mod respond;
