@@ -27,7 +27,7 @@ async fn node_is_ready(endpoint: &Endpoint, mut api: Connection) {
     let revision = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     let path = format!("{NODES}?watch=true&resourceVersion={revision}");
     let connection = endpoint.connect().await.expect("a connection");
-    let mut watch = connection.watch(&path).await.expect("a watch of nodes");
+    let mut watch = connection.watch(&path, "application/json").await.expect("a watch of nodes");
     while let Some(line) = watch.line().await {
         let event: Value = serde_json::from_slice(&line).expect("an event");
         if ready(&event["object"]) {

@@ -2,9 +2,10 @@
 //! (<https://kubernetes.io/docs/reference/using-api/cel/>).
 //!
 //! Objects are bound as they are, without types: keys are not escaped, numbers are `int` where
-//! they have no fraction. There is no `authorizer` and no `type()`. What one evaluation may cost is
+//! they have no fraction. There is no `type()`. What one evaluation may cost is
 //! limited ([`cost`]); there is no budget for all of a policy.
 
+pub mod authorizer;
 pub mod cost;
 pub(crate) mod guard;
 
@@ -18,6 +19,8 @@ use kube_cel::cel::objects::{Key, Map};
 use kube_cel::cel::parser::{Expression as Syntax, Parser};
 use kube_cel::cel::{Context, ExecutionError, Value};
 use serde_json::Value as Json;
+
+use self::authorizer::{Questions, ResourceCheck};
 
 /// What every expression of admission may use.
 const ALWAYS: [&str; 3] = ["object", "oldObject", "request"];
@@ -50,12 +53,9 @@ impl Expression {
     /// Why it does not compile.
     pub fn compile(text: &str, declared: &[&str]) -> Result<Expression, String> {
         let mut syntax = guard::parse(text).map_err(|e| format!("compilation failed: {e}"))?;
-        index_optionally(&mut syntax);
+        normalize(&mut syntax);
         let mut bound: Vec<&str> = ALWAYS.iter().chain(declared).chain(&TYPES).copied().collect();
         match undeclared(&syntax, &mut bound) {
-            Some("authorizer") => {
-                Err("compilation failed: the authorizer is not available in this version of sampan".to_owned())
-            }
             Some(name) => Err(format!("compilation failed: undeclared reference to '{name}' (in container '')")),
             None => Ok(()),
         }?;
@@ -113,23 +113,28 @@ impl Expression {
 }
 
 /// Makes `a.?b` of a tree `a[?'b']`, which is the same: the interpreter fails where `a` has no `b`
-/// in the first form only.
-fn index_optionally(syntax: &mut Syntax) {
+/// in the first form only. Makes `authorizer.requestResource` one name: an authorizer has no fields.
+fn normalize(syntax: &mut Syntax) {
     match &mut syntax.expr {
         Expr::Call(call) => {
             if call.func_name == operators::OPT_SELECT {
                 call.func_name = operators::OPT_INDEX.to_owned();
             }
-            call.target.iter_mut().for_each(|t| index_optionally(t));
-            call.args.iter_mut().for_each(index_optionally);
+            call.target.iter_mut().for_each(|t| normalize(t));
+            call.args.iter_mut().for_each(normalize);
         }
-        Expr::Select(select) => index_optionally(&mut select.operand),
-        Expr::List(list) => list.elements.iter_mut().for_each(index_optionally),
+        Expr::Select(select) => match &select.operand.expr {
+            Expr::Ident(name) if format!("{name}.{}", select.field) == authorizer::REQUEST_RESOURCE => {
+                syntax.expr = Expr::Ident(authorizer::REQUEST_RESOURCE.to_owned());
+            }
+            _ => normalize(&mut select.operand),
+        },
+        Expr::List(list) => list.elements.iter_mut().for_each(normalize),
         Expr::Map(map) => map.entries.iter_mut().for_each(|e| index_entry(&mut e.expr)),
         Expr::Struct(fields) => fields.entries.iter_mut().for_each(|e| index_entry(&mut e.expr)),
         Expr::Comprehension(c) => {
             for part in [&mut c.iter_range, &mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result] {
-                index_optionally(part);
+                normalize(part);
             }
         }
         Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => {}
@@ -138,10 +143,10 @@ fn index_optionally(syntax: &mut Syntax) {
 
 fn index_entry(entry: &mut EntryExpr) {
     match entry {
-        EntryExpr::StructField(f) => index_optionally(&mut f.value),
+        EntryExpr::StructField(f) => normalize(&mut f.value),
         EntryExpr::MapEntry(e) => {
-            index_optionally(&mut e.key);
-            index_optionally(&mut e.value);
+            normalize(&mut e.key);
+            normalize(&mut e.value);
         }
     }
 }
@@ -210,6 +215,12 @@ impl Environment {
     pub fn bind(&mut self, name: &str, value: &Json) {
         self.context.add_variable_from_value(name, value_of(value));
         self.names.push(name.to_owned());
+    }
+
+    /// Binds `authorizer`, whose questions and answers are kept there, and what
+    /// `authorizer.requestResource` is about.
+    pub fn authorize(&mut self, questions: Questions, own: ResourceCheck) {
+        authorizer::bind(&mut self.context, questions, own);
     }
 
     /// Binds `variables.<name>` to what an expression is here. One that cannot be evaluated fails
@@ -329,7 +340,7 @@ mod tests {
         let said = |text| holds(text, &json!({})).unwrap_err();
         assert_eq!(said("object.a == 1"), "expression 'object.a == 1' resulted in error: no such key: a");
         assert!(said("object.a ==").starts_with("compilation failed: "));
-        assert!(said("authorizer.path('/x').check('get').allowed()").contains("authorizer is not available"));
+        assert!(said("authorizer.path('/x').check('get').allowed()").contains("undeclared reference to 'authorizer'"));
         assert!(said("params.a == 1").contains("undeclared reference to 'params'"));
         assert!(said("object.a.exists(x, y == x)").contains("undeclared reference to 'y'"));
         assert!(said("[1].exists(x, x == 1) && x == 1").contains("undeclared reference to 'x'"));

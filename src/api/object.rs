@@ -1,5 +1,7 @@
 //! One API object as everyone in the process shares it: its serialized bytes once,
-//! its metadata and its typed form decoded at most once, lazily.
+//! its metadata, and its typed form while that is needed.
+
+mod decoded;
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -13,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::decoded::Decoded;
 use crate::resource::Resource;
 use crate::status::Status;
 
@@ -75,7 +78,7 @@ pub struct Object {
     bytes: Bytes,
     meta: Meta,
     revision: u64,
-    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+    typed: Decoded,
     selectable: OnceLock<Box<[String]>>,
 }
 
@@ -93,7 +96,7 @@ impl Object {
     pub fn from_bytes(bytes: Bytes) -> Result<Object, serde_json::Error> {
         let head: Head = serde_json::from_slice(&bytes)?;
         let revision = head.metadata.resource_version.parse().unwrap_or(0);
-        Ok(Object { bytes, meta: head.metadata, revision, typed: OnceLock::new(), selectable: OnceLock::new() })
+        Ok(Object { bytes, meta: head.metadata, revision, typed: Decoded::default(), selectable: OnceLock::new() })
     }
 
     /// Serializes a value into an object.
@@ -146,7 +149,7 @@ impl Object {
         at.and_then(|i| values.get(i)).map(String::as_str).unwrap_or_default().into()
     }
 
-    /// The typed form; decoded at the first call, shared by all later ones. It is without
+    /// The typed form, shared while it is in use or was made lately. It is without
     /// `metadata.managedFields`, which nobody here reads and which would be half of it; an update
     /// without them leaves them as they are.
     ///
@@ -156,9 +159,7 @@ impl Object {
     where
         K: DeserializeOwned + Metadata<Ty = ObjectMeta> + Any + Send + Sync,
     {
-        if let Some(any) = self.typed.get()
-            && let Ok(k) = Arc::downcast::<K>(any.clone())
-        {
+        if let Some(k) = self.typed.get() {
             return Ok(k);
         }
         let decoded = serde_json::from_slice(&self.bytes).or_else(|_| {
@@ -171,8 +172,7 @@ impl Object {
         })?;
         k.metadata_mut().managed_fields = None;
         let k = Arc::new(k);
-        // A different type was cached first, or another thread was faster: both are fine.
-        let _ = self.typed.set(k.clone());
+        self.typed.set(&k, self.bytes.len());
         Ok(k)
     }
 }

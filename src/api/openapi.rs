@@ -6,6 +6,7 @@
 mod operations;
 mod protobuf;
 mod schemas;
+mod v2;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,10 +17,32 @@ use sha2::{Digest, Sha256};
 use crate::KUBERNETES_VERSION;
 use crate::resource::Resource;
 
-pub use protobuf::encode as v2_protobuf;
+pub use v2::V2;
 
 /// The `openAPIV3Schema` of custom resources, by group, version and kind.
-pub type CustomSchemas = BTreeMap<(String, String, String), Value>;
+pub type CustomSchemas = BTreeMap<(String, String, String), Arc<Published>>;
+
+/// The schema of a custom resource as it is published: its text, which is a tenth of its tree.
+#[derive(Debug)]
+pub struct Published {
+    text: Box<str>,
+    digest: [u8; 32],
+}
+
+impl Published {
+    /// Takes a schema.
+    pub fn new(schema: &Value) -> Published {
+        let text = schema.to_string().into_boxed_str();
+        let digest = Sha256::digest(text.as_bytes()).into();
+        Published { text, digest }
+    }
+
+    /// Its tree.
+    pub fn schema(&self) -> Value {
+        // It was made of a tree.
+        serde_json::from_str(&self.text).unwrap_or_default()
+    }
+}
 
 /// The v3 documents and their URLs, which change with their content: what `/openapi/v3` answers.
 pub fn v3_index(resources: &[Arc<Resource>]) -> Value {
@@ -50,7 +73,7 @@ pub fn hash(group: &str, version: &str, resources: &[Arc<Resource>], custom: &Cu
     for r in resources.iter().filter(|r| r.group == group && r.version == version) {
         digest.update(format!("{} {} {} {:?} {:?};", r.kind, r.plural, r.namespaced, r.verbs, r.subresources));
         if let Some(schema) = custom.get(&(r.group.clone(), r.version.clone(), r.kind.clone())) {
-            digest.update(schema.to_string());
+            digest.update(schema.digest);
         }
     }
     digest.finalize().iter().map(|b| format!("{b:02X}")).collect()
@@ -66,7 +89,10 @@ pub fn v3_with(group: &str, version: &str, resources: &[Arc<Resource>], custom: 
     let mine: Vec<Arc<Resource>> =
         resources.iter().filter(|r| r.group == group && r.version == version).cloned().collect();
     let paths = operations::paths(&mine);
-    let definitions = schemas::reachable(&paths, &mine, custom, false);
+    let mut definitions = Map::new();
+    schemas::Reachable::new(&mine, custom, false).of(&paths, &mut |name, schema| {
+        definitions.insert(name, schema);
+    });
     let paths: Map<String, Value> = paths.into_iter().map(|(path, item)| (path, operations::to_v3(item))).collect();
     json!({
         "openapi": "3.0.0",
@@ -76,25 +102,6 @@ pub fn v3_with(group: &str, version: &str, resources: &[Arc<Resource>], custom: 
             "schemas": definitions,
             "securitySchemes": {"BearerToken": bearer_token()},
         },
-    })
-}
-
-/// The v2 document of all.
-pub fn v2(resources: &[Arc<Resource>]) -> Value {
-    v2_with(resources, &CustomSchemas::new())
-}
-
-/// As [`v2`], with the schemas of custom resources.
-pub fn v2_with(resources: &[Arc<Resource>], custom: &CustomSchemas) -> Value {
-    let paths = operations::paths(resources);
-    let definitions = schemas::reachable(&paths, resources, custom, true);
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
-        "paths": paths,
-        "definitions": definitions,
-        "securityDefinitions": {"BearerToken": bearer_token()},
-        "security": [{"BearerToken": []}],
     })
 }
 

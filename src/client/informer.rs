@@ -262,7 +262,13 @@ impl Informer {
                         from = Some(rv);
                     }
                     Err(s) => {
-                        tracing::warn!(resource = %self.inner.gvr.plural, error = %s, "cannot list; trying again");
+                        let resource = &self.inner.gvr.plural;
+                        if s.is_not_found() {
+                            // Its definition has gone, and whoever asked for it is about to notice.
+                            tracing::debug!(%resource, "no longer served");
+                        } else {
+                            tracing::warn!(%resource, error = %s, "cannot list; trying again");
+                        }
                         tokio::time::sleep(backoff).await;
                         backoff = (backoff * 2).min(Duration::from_secs(10));
                     }

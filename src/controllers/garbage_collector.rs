@@ -27,6 +27,8 @@ const NAME: &str = "generic-garbage-collector";
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const WORKERS: usize = 8;
+/// Definitions come and go many at a time, and discovery is asked once for all of them.
+const GATHERED: Duration = Duration::from_secs(1);
 
 /// Where an object lives.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +109,7 @@ pub fn start(context: &Context) {
                         sources.collect(client.clone());
                     }
                     changed.notified().await;
+                    tokio::time::sleep(GATHERED).await;
                 }
                 Err(s) => {
                     tracing::warn!(error = %s, "garbage collection waits for discovery");

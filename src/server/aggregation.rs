@@ -202,6 +202,13 @@ impl Aggregation {
         self.documents.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Takes in whether a server answers; discovery tells that, too.
+    fn set_available(&self, backend: &Backend, available: bool) {
+        if backend.available.swap(available, Ordering::Relaxed) != available {
+            self.documents_changed();
+        }
+    }
+
     /// Takes in what an APIService says now.
     fn set(&self, server: &Server, object: &Object) -> Result<(), Status> {
         let value = object.to_value();
@@ -215,7 +222,7 @@ impl Aggregation {
         if let Some(b) = &backend {
             let mut conditions = value["status"]["conditions"].as_array().into_iter().flatten();
             let available = conditions.any(|c| c["type"] == "Available" && c["status"] == "True");
-            b.available.store(available, Ordering::Relaxed);
+            self.set_available(b, available);
         }
         let rank = (spec.group_priority_minimum, spec.version_priority);
         let name = object.meta().name.clone();

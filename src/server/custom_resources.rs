@@ -52,25 +52,35 @@ pub async fn restore(server: &Arc<Server>) -> Result<(), Status> {
     Ok(())
 }
 
-/// Keeps the APIServices of a definition as its served versions are.
-async fn register(server: &Arc<Server>, definition: &Value, before: Option<Definition>) -> Result<(), Status> {
+/// Keeps the APIServices of a definition as its served versions are, and before.
+async fn register(server: &Arc<Server>, definition: &Value, before: &[String]) -> Result<(), Status> {
     let group = definition["spec"]["group"].as_str().unwrap_or_default();
-    let versions = |d: &[Arc<Resource>]| d.iter().map(|r| r.version.clone()).collect::<Vec<_>>();
-    api_services::register(server, group, &versions(&custom::resources(definition))).await?;
-    api_services::forget(server, group, &before.map(|b| versions(&b.resources)).unwrap_or_default()).await
+    let served = definition["spec"]["versions"].as_array().into_iter().flatten().filter(|v| v["served"] == true);
+    let versions: Vec<String> = served.filter_map(|v| v["name"].as_str().map(str::to_owned)).collect();
+    api_services::register(server, group, &versions).await?;
+    api_services::forget(server, group, before).await
 }
 
-/// Puts the resources of a definition in the table; gives what it had there before.
-async fn serve(server: &Arc<Server>, definition: &Value) -> Result<Option<Definition>, Status> {
-    let storage = custom::storage_resource(definition);
-    let prefix = storage::prefix(&storage);
+/// What the entries of a definition follow from.
+fn source(definition: &Value) -> Value {
+    let m = &definition["metadata"];
+    json!([m["uid"], m["generation"], m["deletionTimestamp"], definition["status"]["acceptedNames"]])
+}
+
+/// Puts the resources of a definition in the table, unless they are there; gives the versions
+/// that it had there before.
+async fn serve(server: &Arc<Server>, definition: &Value) -> Result<Vec<String>, Status> {
+    let (name, source) = (definition["metadata"]["name"].as_str().unwrap_or_default(), source(definition));
+    if server.table().has(name, &source) {
+        return Ok(Vec::new());
+    }
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let plural = text(&definition["status"]["acceptedNames"]["plural"]);
+    let prefix = storage::prefix_of(&text(&definition["spec"]["group"]), &plural);
     server.registry().caches().add(&prefix).await?;
-    let (group, kind) = (storage.group.clone(), storage.kind.clone());
-    let schemas = custom::published(definition)
-        .map(|(version, schema)| ((group.clone(), version, kind.clone()), schema.clone()))
-        .collect();
-    let name = definition["metadata"]["name"].as_str().unwrap_or_default();
-    Ok(server.table().set(name, Some(Definition { resources: custom::resources(definition), schemas, prefix })))
+    let custom::Served { resources, schemas } = custom::served(definition);
+    let before = server.table().set(name, Some(Definition { resources, schemas, prefix, source }));
+    Ok(before.map(|b| b.resources.iter().map(|r| r.version.clone()).collect()).unwrap_or_default())
 }
 
 /// Starts following definitions.
@@ -128,7 +138,10 @@ async fn reconcile(server: &Arc<Server>, name: &str) -> Result<bool, Status> {
         Err(s) => return Err(s),
     };
     let mut definition = object.to_value();
-    let others: Vec<Value> = all(server)?.iter().filter(|o| o.meta().name != name).map(|o| o.to_value()).collect();
+    // A definition is called `<plural>.<group>`: the others need not be read to know that they are of another group.
+    let group = format!(".{}", definition["spec"]["group"].as_str().unwrap_or_default());
+    let others = all(server)?.into_iter().filter(|o| o.meta().name != name && o.meta().name.ends_with(&group));
+    let others: Vec<Value> = others.map(|o| o.to_value()).collect();
     let now = rfc3339(Timestamp::now());
     settle_names(server, &mut definition, &others, &now);
     let established = custom::is_true(&definition, "Established");
@@ -139,7 +152,7 @@ async fn reconcile(server: &Arc<Server>, name: &str) -> Result<bool, Status> {
     }
     if established {
         let before = serve(server, &definition).await?;
-        register(server, &definition, before).await?;
+        register(server, &definition, &before).await?;
     }
     if definition["status"] != object.to_value()["status"] {
         write_status(server, &resource, name, &definition["status"]).await?;

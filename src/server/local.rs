@@ -76,15 +76,15 @@ impl Local {
         let info = self.info(verb, gvr, &params.namespace, &name, "");
         let selectors = (params.field_selector.clone(), params.label_selector.clone());
         let info = RequestInfo { field_selector: selectors.0, label_selector: selectors.1, ..info };
-        let record = self.server.audit().begin_local(&self.user, &info).await;
+        let record = self.server.audit().begin_local(&self.user, &info).await?;
         let allowed = self.server.authorize_recorded(&self.user, &info, record.as_deref()).await;
         match (record, &allowed) {
             (None, _) => {}
-            (Some(r), Ok(())) if verb == "watch" => r.started(200),
-            (Some(r), Ok(())) => r.complete(200),
+            (Some(r), Ok(())) if verb == "watch" => r.started(200).await,
+            (Some(r), Ok(())) => r.complete(200).await,
             (Some(r), Err(s)) => {
                 r.failed(s);
-                r.complete(s.code);
+                r.complete(s.code).await;
             }
         }
         allowed
@@ -222,13 +222,13 @@ impl client::Api for Local {
             return self.through_http(call).await;
         }
         let info = self.info(verb_name(call.verb), &call.gvr, &call.namespace, &call.name, &call.subresource);
-        let Some(record) = self.server.audit().begin_local(&self.user, &info).await else {
+        let Some(record) = self.server.audit().begin_local(&self.user, &info).await? else {
             return self.plain(call, &resource, &info, None).await;
         };
         record.request(call.body.as_ref().unwrap_or(&Bytes::new()), |_| None);
         let success = if call.verb == Verb::Create { 201 } else { 200 };
         let result = self.plain(call, &resource, &info, Some(record.clone())).await;
-        record.called(&result, success);
+        record.called(&result, success).await;
         result
     }
 

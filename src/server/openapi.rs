@@ -4,7 +4,7 @@
 //! A document is made when it is asked for and kept while it is in demand; what tells its state is
 //! known without it, so that a client that has it already costs next to nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use api::Status;
 use api::openapi as documents;
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, VARY};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::Server;
 use crate::http::Call;
 use crate::http::respond::{self, Reply};
 use crate::served::Served;
+use crate::{Server, discovery};
 
 const JSON: &str = "application/json";
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
@@ -30,8 +30,13 @@ const KEPT: Duration = Duration::from_secs(600);
 enum Document {
     V2Json,
     V2Protobuf,
+    V3Index,
     /// Of a group and version.
     V3(String, String),
+    /// Aggregated discovery, of the core group or of all others.
+    Discovery {
+        core: bool,
+    },
 }
 
 /// The documents that are in demand, of one state of the table.
@@ -91,12 +96,12 @@ fn header<'a>(call: &'a Call, name: &http::HeaderName) -> &'a str {
 }
 
 /// What tells the state of a document.
-pub(crate) fn tag_of(body: &str) -> String {
+fn tag_of(body: impl AsRef<[u8]>) -> String {
     Sha256::digest(body).iter().map(|b| format!("{b:02X}")).collect()
 }
 
 /// A document, or that the client has it already.
-pub(crate) fn tagged(call: &Call, media: &'static str, tag: &str, body: impl FnOnce() -> Bytes) -> Reply {
+fn tagged(call: &Call, media: &'static str, tag: &str, body: impl FnOnce() -> Bytes) -> Reply {
     let tag = format!("\"{tag}\"");
     let known = header(call, &IF_NONE_MATCH).split(',').any(|t| t.trim().trim_start_matches("W/") == tag);
     let mut reply = if known { respond::bytes(304, media, "") } else { respond::bytes(200, media, body()) };
@@ -146,29 +151,54 @@ impl Server {
         });
         tagged(call, media, &tag, || {
             self.documents().body(of, &document, || {
-                let mut v2 = documents::v2_with(&served.resources, &served.schemas);
+                let mut v2 = documents::V2::of(&served.resources, &served.schemas);
                 for (group, version, backend) in self.aggregation().backends() {
                     if let Some(other) = backend.openapi_v2() {
-                        merge(&mut v2, &other, &format!("/apis/{group}/{version}"));
+                        v2.merge(&other, &format!("/apis/{group}/{version}"));
                     }
                 }
-                if protobuf { documents::v2_protobuf(&v2).into() } else { v2.to_string().into() }
+                if protobuf { v2.protobuf().into() } else { v2.json().into() }
             })
         })
     }
 
     fn openapi_v3_index(&self, call: &Call) -> Reply {
         let served = self.table().current();
-        let mut index = documents::v3_index_with(&served.resources, &served.schemas);
-        for (group, version, backend) in self.aggregation().backends() {
-            if let Some(paths) = index["paths"].as_object_mut() {
-                // What another server serves is described by it alone.
-                paths.remove(&format!("apis/{group}/{version}"));
-                paths.extend(backend.openapi_v3().into_iter().map(|(p, url)| (p, json!({"serverRelativeURL": url}))));
+        self.known(call, &served, Document::V3Index, JSON, || {
+            let mut index = documents::v3_index_with(&served.resources, &served.schemas);
+            for (group, version, backend) in self.aggregation().backends() {
+                if let Some(paths) = index["paths"].as_object_mut() {
+                    // What another server serves is described by it alone.
+                    paths.remove(&format!("apis/{group}/{version}"));
+                    let urls = backend.openapi_v3().into_iter();
+                    paths.extend(urls.map(|(p, url)| (p, json!({"serverRelativeURL": url}))));
+                }
             }
-        }
-        let body = index.to_string();
-        tagged(call, JSON, &tag_of(&body), || body.into())
+            index.to_string()
+        })
+    }
+
+    /// `/api` and `/apis` in their aggregated form.
+    pub(crate) fn aggregated_discovery(&self, call: &Call, core: bool, media: &'static str) -> Reply {
+        let served = self.table().current();
+        self.known(call, &served, Document::Discovery { core }, media, || {
+            discovery::aggregated(&self.groups(), &served.resources, core).to_string()
+        })
+    }
+
+    /// A document whose tag follows from its text; both are kept.
+    fn known(
+        &self,
+        call: &Call,
+        served: &Served,
+        document: Document,
+        media: &'static str,
+        make: impl FnOnce() -> String,
+    ) -> Reply {
+        let of = self.openapi_state(served);
+        let body = self.documents().body(of, &document, || make().into());
+        let tag = self.documents().tag(of, &document, || tag_of(&body));
+        tagged(call, media, &tag, || body)
     }
 
     fn openapi_v3(&self, call: &Call, group: &str, version: &str) -> Result<Reply, Status> {
@@ -200,100 +230,11 @@ impl Server {
     }
 }
 
-const DEFINITIONS: &str = "#/definitions/";
-
-/// Adds what another server's document says of the paths below one, with the definitions that they
-/// need. A definition whose name is taken by another gets a name of its own.
-fn merge(all: &mut Value, other: &Value, below: &str) {
-    let inside = |p: &str| p.strip_prefix(below).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let own = other["paths"].as_object().into_iter().flatten().filter(|(p, _)| inside(p));
-    let mut paths: Map<String, Value> = own.map(|(p, item)| (p.clone(), item.clone())).collect();
-    let mut needed = BTreeMap::new();
-    let mut open: Vec<String> = paths.values().flat_map(references).collect();
-    while let Some(name) = open.pop() {
-        if needed.contains_key(&name) {
-            continue;
-        }
-        let definition = other["definitions"][&name].clone();
-        open.extend(references(&definition));
-        needed.insert(name, definition);
-    }
-    let taken = &all["definitions"];
-    let mut names = HashMap::new();
-    for (name, definition) in &needed {
-        if taken.get(name).is_some_and(|t| t != definition) {
-            let free = (2..).map(|n| format!("{name}_v{n}")).find(|n| taken.get(n).is_none());
-            names.insert(name.clone(), free.unwrap_or_else(|| name.clone()));
-        }
-    }
-    paths.values_mut().for_each(|v| rename(v, &names));
-    for (section, added) in [
-        ("paths", paths),
-        (
-            "definitions",
-            needed
-                .into_iter()
-                .map(|(name, mut definition)| {
-                    rename(&mut definition, &names);
-                    (names.get(&name).cloned().unwrap_or(name), definition)
-                })
-                .collect(),
-        ),
-    ] {
-        if let Some(map) = all[section].as_object_mut() {
-            map.extend(added);
-        }
-    }
-}
-
-/// The definitions that a part of a document refers to.
-fn references(value: &Value) -> Vec<String> {
-    match value {
-        Value::Object(map) => {
-            let own = map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix(DEFINITIONS));
-            own.map(str::to_owned).into_iter().chain(map.values().flat_map(references)).collect()
-        }
-        Value::Array(list) => list.iter().flat_map(references).collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn rename(value: &mut Value, names: &HashMap<String, String>) {
-    match value {
-        Value::Object(map) => {
-            if let Some(Value::String(text)) = map.get_mut("$ref")
-                && let Some(new) = text.strip_prefix(DEFINITIONS).and_then(|n| names.get(n))
-            {
-                *text = format!("{DEFINITIONS}{new}");
-            }
-            map.values_mut().for_each(|v| rename(v, names));
-        }
-        Value::Array(list) => list.iter_mut().for_each(|v| rename(v, names)),
-        _ => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Testing, admin};
-
-    #[test]
-    fn a_document_brings_the_definitions_that_it_needs() {
-        let reference = |n: &str| json!({"schema": {"$ref": format!("{DEFINITIONS}{n}")}});
-        let mut all = json!({"paths": {"/version": {}}, "definitions": {"Meta": {"type": "object"}, "Same": {}}});
-        let other = json!({
-            "paths": {"/apis/g/v1/roses": reference("Rose"), "/apis/g/v10/x": {}, "/version": {"other": true}},
-            "definitions": {"Rose": {"m": reference("Meta"), "s": reference("Same")}, "Meta": {"type": "string"}, "Same": {},
-                "Unused": {}}});
-        merge(&mut all, &other, "/apis/g/v1");
-        assert_eq!(all["paths"], json!({"/version": {}, "/apis/g/v1/roses": reference("Rose")}));
-        assert_eq!(
-            all["definitions"],
-            json!({"Meta": {"type": "object"}, "Meta_v2": {"type": "string"}, "Same": {},
-                "Rose": {"m": reference("Meta_v2"), "s": reference("Same")}})
-        );
-    }
+    use serde_json::Value;
 
     #[tokio::test]
     async fn a_client_that_has_a_document_is_told_so() {

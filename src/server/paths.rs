@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::http::respond::{self, Reply};
 use crate::http::{Call, RequestBody, read_body};
-use crate::{Server, discovery, openapi};
+use crate::{Server, discovery};
 
 /// The text format of Prometheus.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -70,8 +70,7 @@ impl Server {
     }
 
     fn aggregated(&self, call: &Call, core: bool) -> Reply {
-        let body = discovery::aggregated(&self.groups(), &self.resources(), core).to_string();
-        openapi::tagged(call, AGGREGATED, &openapi::tag_of(&body), || body.into())
+        self.aggregated_discovery(call, core, AGGREGATED)
     }
 
     /// The health checks and their outcomes.

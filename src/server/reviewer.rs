@@ -1,5 +1,6 @@
-//! Services elsewhere that answer reviews (TokenReview, SubjectAccessReview). Where one is, whom to
-//! trust and what to show it stands in a kubeconfig; reviews are posted to its server's very path.
+//! Services elsewhere that answer reviews (TokenReview, SubjectAccessReview), or are told of audit
+//! events. Where one is, whom to trust and what to show it stands in a kubeconfig; everything is
+//! posted to its server's very path.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -129,8 +130,23 @@ impl Reviewer {
         answered.map_err(|(e, _)| format!("Post {:?}: {e}", self.url.to_string()))
     }
 
+    /// Posts something once, the answer to which says nothing.
+    ///
+    /// # Errors
+    /// In upstream's words.
+    pub(crate) async fn tell(&self, body: Bytes, timeout: Duration) -> Result<(), String> {
+        let told = tokio::time::timeout(timeout, self.exchange(body)).await;
+        let told = told.unwrap_or_else(|_| Err(("context deadline exceeded".to_owned(), false)));
+        told.map(drop).map_err(|(e, _)| format!("Post {:?}: {e}", self.url.to_string()))
+    }
+
     /// One try. An error says whether another one may do better.
     async fn once(&self, body: Bytes) -> Result<Value, (String, bool)> {
+        let answer = self.exchange(body).await?;
+        serde_json::from_slice(&answer).map_err(|e| (format!("its answer is no review: {e}"), false))
+    }
+
+    async fn exchange(&self, body: Bytes) -> Result<Bytes, (String, bool)> {
         let mut request = Request::post(self.url.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")
@@ -147,7 +163,7 @@ impl Reviewer {
             let what = format!("an error on the server ({:?}) has prevented the request from succeeding", text.trim());
             return Err((what, again));
         }
-        serde_json::from_slice(&answer).map_err(|e| (format!("its answer is no review: {e}"), false))
+        Ok(answer)
     }
 }
 

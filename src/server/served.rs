@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use api::openapi::CustomSchemas;
 use api::{Resource, Status};
 use arc_swap::ArcSwap;
+use serde_json::Value;
 
 /// The table at one time.
 pub struct Served {
@@ -44,6 +45,8 @@ pub struct Definition {
     pub schemas: CustomSchemas,
     /// Where its objects are stored.
     pub prefix: String,
+    /// What all that follows from.
+    pub source: Value,
 }
 
 /// The table and how it changes.
@@ -68,6 +71,12 @@ impl Table {
     /// Whether a resource is one of the built-in ones.
     pub fn builtin(&self) -> &[Arc<Resource>] {
         &self.builtin
+    }
+
+    /// Whether the table has what the definition of a name adds, as it follows from `source`.
+    pub fn has(&self, name: &str, source: &Value) -> bool {
+        let all = self.definitions.lock().unwrap_or_else(|e| e.into_inner());
+        all.get(name).is_some_and(|d| d.source == *source)
     }
 
     /// Sets what the definition of a name adds; `None` takes it out. Gives what it added before.

@@ -29,8 +29,12 @@ pub const MAX_OBJECT_BYTES: usize = 1_572_864;
 
 /// The key space of a resource: `/registry/<group or core>/<plural>/`.
 pub fn prefix(resource: &Resource) -> String {
-    let group = if resource.storage_group.is_empty() { "core" } else { &resource.storage_group };
-    format!("/registry/{group}/{}/", resource.plural)
+    prefix_of(&resource.storage_group, &resource.plural)
+}
+
+/// As [`prefix`], of what is stored in a group under a plural name.
+pub fn prefix_of(group: &str, plural: &str) -> String {
+    format!("/registry/{}/{plural}/", if group.is_empty() { "core" } else { group })
 }
 
 /// What upstream passes on from etcd.

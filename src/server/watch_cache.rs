@@ -1,14 +1,14 @@
 //! The watch cache: every object once in memory, served at exact revisions, and watched.
 //!
 //! One [`Cache`] per stored resource holds a persistent (immutable) ordered map and the
-//! recent events, each with the map's root after it. One task (see [`Caches::run`]) follows
+//! recent events ([`recent`]), which [`memory`] bounds. One task (see [`Caches::run`]) follows
 //! the store's watch and feeds all caches, so they all stand at one revision. After a restart
 //! [`history`] makes the recent events again from what the store remembers.
 //!
 //! Invariants: events enter in revision order; a watcher sees every event after its start
 //! exactly once or is closed; a slow watcher is closed, never waited for.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -25,12 +25,14 @@ use crate::storage::{self, Storage};
 mod ages;
 mod event;
 mod history;
+mod memory;
+mod recent;
 
 use event::event_of;
 pub use event::{CacheEvent, Change, Delivery, frame};
+use memory::Memory;
+use recent::{Recent, undo};
 
-/// Events kept per resource for watches that resume and lists at exact revisions.
-const HISTORY: usize = 1024;
 /// Events that may wait for one watcher.
 const WATCHER_QUEUE: usize = 1024;
 /// How long a list waits for a revision that the server has not reached.
@@ -56,50 +58,6 @@ struct State {
     watchers: Vec<Watcher>,
     /// While the objects are being read: the events since that began.
     loading: Option<Vec<store::Event>>,
-}
-
-/// What a cache remembers of the last events.
-struct Recent {
-    /// Each event with the objects after it, where they are known: not so for some events
-    /// from before a restart.
-    events: VecDeque<(Arc<CacheEvent>, Option<Objects>)>,
-    /// The objects before the first of `events`.
-    base: Option<Objects>,
-    /// Watches can start after any revision from here on.
-    oldest: Revision,
-}
-
-impl Recent {
-    fn push(&mut self, event: Arc<CacheEvent>, root: Objects) {
-        self.events.push_back((event, Some(root)));
-        if self.events.len() > HISTORY
-            && let Some((dropped, root)) = self.events.pop_front()
-        {
-            self.oldest = dropped.revision;
-            self.base = root;
-        }
-    }
-
-    /// The objects after the last event up to `revision`.
-    fn root_at(&self, revision: Revision) -> Result<Objects, Status> {
-        let root = match self.events.partition_point(|(e, _)| e.revision <= revision) {
-            0 => &self.base,
-            after => &self.events[after - 1].1,
-        };
-        match root {
-            Some(root) if revision >= self.oldest => Ok(root.clone()),
-            _ => Err(too_old(revision, self.oldest)),
-        }
-    }
-
-    /// The events after `revision`.
-    fn since(&self, revision: Revision) -> Result<impl Iterator<Item = &Arc<CacheEvent>>, Status> {
-        if revision < self.oldest {
-            return Err(too_old(revision, self.oldest));
-        }
-        let from = self.events.partition_point(|(e, _)| e.revision <= revision);
-        Ok(self.events.range(from..).map(|(e, _)| e))
-    }
 }
 
 /// The cache of one stored resource.
@@ -152,11 +110,12 @@ impl Cache {
     /// # Errors
     /// 410 when that is older than the history.
     pub fn objects_at(&self, revision: Revision) -> Result<Objects, Status> {
-        let s = self.lock();
-        if revision >= s.revision {
-            return Ok(s.objects.clone());
-        }
-        s.recent.root_at(revision)
+        let (objects, since) = {
+            let s = self.lock();
+            let since = if revision >= s.revision { Vec::new() } else { s.recent.undone(revision)? };
+            (s.objects.clone(), since)
+        };
+        Ok(undo(objects, &since))
     }
 
     /// Starts a watch of keys with `prefix`. `after`: 0 starts with the current state.
@@ -194,14 +153,14 @@ impl Cache {
 
     /// An empty cache that keeps events until its objects have been read.
     fn loading(prefix: &str) -> Cache {
-        let recent = Recent { events: VecDeque::new(), base: None, oldest: Revision::MAX };
+        let recent = Recent::since_revision(Revision::MAX);
         let loading = Some(Vec::new());
         let state = State { objects: Objects::new(), revision: 0, recent, watchers: Vec::new(), loading };
         Cache { prefix: prefix.to_owned(), state: Mutex::new(state) }
     }
 
     /// Takes in what was read, and what has happened since.
-    fn loaded(&self, storage: &Storage, range: &store::Range) -> Result<(), Status> {
+    fn loaded(self: &Arc<Self>, storage: &Storage, range: &store::Range, memory: &Memory) -> Result<(), Status> {
         let mut objects = Objects::new();
         for item in &range.items {
             let object = storage.decode(&item.key, &item.value, item.revision)?;
@@ -210,14 +169,19 @@ impl Cache {
         let missed = {
             let mut s = self.lock();
             s.revision = range.revision;
-            s.recent = Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: range.revision };
+            s.recent = Recent::since_revision(range.revision);
             s.objects = objects;
             s.loading.take().unwrap_or_default()
         };
-        missed.iter().filter(|e| e.revision > range.revision).try_for_each(|e| self.apply(storage, e))
+        missed.iter().filter(|e| e.revision > range.revision).try_for_each(|e| self.apply(storage, e, memory))
     }
 
-    fn apply(&self, storage: &Storage, event: &store::Event) -> Result<(), Status> {
+    /// Forgets the events up to a revision; gives the bytes that they kept in memory.
+    fn forget(&self, through: Revision) -> usize {
+        self.lock().recent.forget(through)
+    }
+
+    fn apply(self: &Arc<Self>, storage: &Storage, event: &store::Event, memory: &Memory) -> Result<(), Status> {
         let key: Arc<str> = Arc::from(&event.key[self.prefix.len()..]);
         let mut s = self.lock();
         if let Some(kept) = &mut s.loading {
@@ -249,8 +213,10 @@ impl Cache {
                 None => !w.sender.is_closed(),
             }
         });
-        let root = s.objects.clone();
-        s.recent.push(event, root);
+        let (revision, bytes) = (event.revision, event.kept_bytes());
+        s.recent.push(event);
+        drop(s);
+        memory.add(Instant::now(), revision, self, bytes);
         Ok(())
     }
 }
@@ -265,6 +231,7 @@ pub struct Caches {
     by_prefix: RwLock<HashMap<String, Arc<Cache>>>,
     applied: watch::Sender<Revision>,
     ages: Mutex<ages::Ages>,
+    memory: Memory,
 }
 
 impl std::fmt::Debug for Caches {
@@ -295,16 +262,25 @@ impl Caches {
         for (prefix, objects) in objects {
             let recent = match past.get(prefix) {
                 Some(past) => history::rebuild(&storage, prefix, past, &objects)?,
-                None => Recent { events: VecDeque::new(), base: Some(objects.clone()), oldest: complete },
+                None => Recent::since_revision(complete),
             };
             let state = Mutex::new(State { objects, revision, recent, watchers: Vec::new(), loading: None });
             by_prefix.insert(prefix.to_owned(), Arc::new(Cache { prefix: prefix.to_owned(), state }));
         }
+        let memory = Memory::default();
+        let mut remembered: Vec<(Revision, &Arc<Cache>, usize)> = Vec::new();
+        for cache in by_prefix.values() {
+            remembered.extend(cache.lock().recent.events().map(|e| (e.revision, cache, e.kept_bytes())));
+        }
+        remembered.sort_unstable_by_key(|(revision, ..)| *revision);
+        let now = Instant::now();
+        remembered.into_iter().for_each(|(revision, cache, bytes)| memory.add(now, revision, cache, bytes));
         Ok(Arc::new(Caches {
             storage,
             by_prefix: RwLock::new(by_prefix),
             applied: watch::Sender::new(revision),
             ages: Mutex::default(),
+            memory,
         }))
     }
 
@@ -324,7 +300,7 @@ impl Caches {
         };
         // Events from here on are kept, so that none is missed between reading and following.
         let loaded = match self.storage.store().range(prefix, None, 0).await {
-            Ok(range) => cache.loaded(&self.storage, &range),
+            Ok(range) => cache.loaded(&self.storage, &range, &self.memory),
             Err(e) => Err(storage::status_of(e)),
         };
         if loaded.is_err() {
@@ -422,7 +398,7 @@ impl Caches {
             };
             for event in events.iter() {
                 if let Some(cache) = prefix_of(&event.key).and_then(|p| self.get(p)) {
-                    cache.apply(&self.storage, event)?;
+                    cache.apply(&self.storage, event, &self.memory)?;
                 }
                 self.applied.send_replace(event.revision);
             }

@@ -32,7 +32,7 @@ impl Watcher {
     /// Watches from the last revision seen until the stream ends, or `enough` is reached.
     async fn follow(&mut self, endpoint: &Endpoint, enough: u64) {
         let path = format!("{PATH}?watch=true&resourceVersion={}", self.revision);
-        let mut watch = endpoint.connect().await.unwrap().watch(&path).await.unwrap();
+        let mut watch = endpoint.connect().await.unwrap().watch(&path, "application/json").await.unwrap();
         while self.revision < enough
             && let Some(line) = watch.line().await
         {

@@ -19,6 +19,17 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio_rustls::TlsConnector;
 
+/// What is sent, and what is wanted.
+#[derive(Clone, Copy)]
+pub struct Form {
+    /// `Content-Type`.
+    pub sent: &'static str,
+    /// `Accept`.
+    pub accept: &'static str,
+}
+
+const JSON: Form = Form { sent: "application/json", accept: "application/json" };
+
 /// Where a server listens, and how to be its administrator.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -27,23 +38,22 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// What a kubeconfig with embedded certificates says.
+    /// What a kubeconfig says, whose certificates are embedded in it or files that it names.
     pub fn of(kubeconfig: &Path) -> Result<Endpoint> {
         let config: Value = serde_yaml::from_str(&std::fs::read_to_string(kubeconfig)?)?;
-        let text = |v: &Value| v.as_str().map(str::to_owned).context("the kubeconfig lacks a field");
-        let pem = |v: &Value| Ok::<_, anyhow::Error>(BASE64_STANDARD.decode(text(v)?)?);
         let (cluster, user) = (&config["clusters"][0]["cluster"], &config["users"][0]["user"]);
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&pem(&cluster["certificate-authority-data"])?)?)?;
-        let chain =
-            CertificateDer::pem_slice_iter(&pem(&user["client-certificate-data"])?).collect::<Result<Vec<_>, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(&pem(&user["client-key-data"])?)?;
+        for authority in CertificateDer::pem_slice_iter(&pem(cluster, "certificate-authority")?) {
+            roots.add(authority?)?;
+        }
+        let chain = CertificateDer::pem_slice_iter(&pem(user, "client-certificate")?).collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(&pem(user, "client-key")?)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
-        let server = text(&cluster["server"])?;
+        let server = cluster["server"].as_str().context("the kubeconfig names no server")?;
         let address = server.strip_prefix("https://").context("the server is no https:// address")?.parse()?;
         Ok(Endpoint { tls: TlsConnector::from(Arc::new(tls)), address })
     }
@@ -60,6 +70,15 @@ impl Endpoint {
     }
 }
 
+/// What a field of a kubeconfig holds, or the file that it names.
+fn pem(part: &Value, field: &str) -> Result<Vec<u8>> {
+    if let Some(data) = part[format!("{field}-data")].as_str() {
+        return Ok(BASE64_STANDARD.decode(data)?);
+    }
+    let path = part[field].as_str().with_context(|| format!("the kubeconfig lacks {field}"))?;
+    Ok(std::fs::read(path)?)
+}
+
 /// See [`Endpoint::connect`].
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -67,24 +86,52 @@ pub struct Connection {
 }
 
 impl Connection {
-    async fn start(&mut self, method: Method, path: &str, body: Bytes) -> Result<hyper::Response<Incoming>> {
-        let request = Request::builder()
+    async fn start(
+        &mut self,
+        method: Method,
+        path: &str,
+        form: Form,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<hyper::Response<Incoming>> {
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", &self.host)
-            .header("content-type", "application/json")
-            .body(Full::new(body))?;
+            .header("content-type", form.sent)
+            .header("accept", form.accept);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         self.sender.ready().await?;
-        Ok(self.sender.send_request(request).await?)
+        Ok(self.sender.send_request(request.body(Full::new(body))?).await?)
+    }
+
+    /// Sends a request with further headers, and reads whatever the answer is.
+    #[allow(dead_code, reason = "the benchmarks use it")]
+    pub async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<(hyper::StatusCode, hyper::HeaderMap, Bytes)> {
+        let (head, body) = self.start(method, path, JSON, headers, body.into()).await?.into_parts();
+        Ok((head.status, head.headers, body.collect().await?.to_bytes()))
     }
 
     /// Sends a request and reads the answer, which must be a success.
-    pub async fn send(&mut self, method: Method, path: &str, body: impl Into<Bytes>) -> Result<Bytes> {
-        let response = self.start(method, path, body.into()).await?;
+    pub async fn call(&mut self, method: Method, path: &str, form: Form, body: Bytes) -> Result<Bytes> {
+        let response = self.start(method, path, form, &[], body).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         ensure!(status.is_success(), "{path}: {status}: {}", String::from_utf8_lossy(&body));
         Ok(body)
+    }
+
+    /// As [`Connection::call`], with JSON in both directions.
+    pub async fn send(&mut self, method: Method, path: &str, body: impl Into<Bytes>) -> Result<Bytes> {
+        self.call(method, path, JSON, body.into()).await
     }
 
     /// As [`Connection::send`], with a JSON answer.
@@ -93,30 +140,37 @@ impl Connection {
     }
 
     /// Starts a watch.
-    pub async fn watch(mut self, path: &str) -> Result<Watch> {
-        let response = self.start(Method::GET, path, Bytes::new()).await?;
+    pub async fn watch(mut self, path: &str, accept: &'static str) -> Result<Watch> {
+        let response = self.start(Method::GET, path, Form { accept, ..JSON }, &[], Bytes::new()).await?;
         ensure!(response.status().is_success(), "{path}: {}", response.status());
         Ok(Watch { body: response.into_body(), read: BytesMut::new(), _connection: self })
     }
 }
 
-/// The events of a watch, as lines.
+/// The events of a watch.
 pub struct Watch {
     body: Incoming,
-    read: BytesMut,
+    /// What has been read and not yet been taken.
+    pub read: BytesMut,
     _connection: Connection,
 }
 
 impl Watch {
-    /// The next event; `None` when the stream has ended, however it did.
+    /// Reads on; `None` when the stream has ended, however it did.
+    pub async fn more(&mut self) -> Option<()> {
+        if let Ok(data) = self.body.frame().await?.ok()?.into_data() {
+            self.read.extend_from_slice(&data);
+        }
+        Some(())
+    }
+
+    /// The next event, as a line.
     pub async fn line(&mut self) -> Option<Bytes> {
         loop {
             if let Some(end) = self.read.iter().position(|b| *b == b'\n') {
                 return Some(self.read.split_to(end + 1).freeze());
             }
-            if let Ok(data) = self.body.frame().await?.ok()?.into_data() {
-                self.read.extend_from_slice(&data);
-            }
+            self.more().await?;
         }
     }
 }

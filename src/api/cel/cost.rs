@@ -18,6 +18,8 @@ pub const CALL_LIMIT: u64 = 1_000_000;
 /// What all rules may cost for one object.
 pub const OBJECT_BUDGET: u64 = 10_000_000;
 
+/// A question to the authorizer.
+const CHECK: u64 = 350_000;
 /// A share of the cost of a unit, in hundredths.
 const STRING: u64 = 10;
 const REGEX: u64 = 25;
@@ -393,6 +395,7 @@ impl Estimate {
             ("value", true) => (1, shape(0)),
             ("dyn" | "of" | "ofNonZeroValue", _) => (1, parts.last().map_or_else(|| self.any(), |p| p.shape.clone())),
             ("string" | "charAt", _) => (1, self.any()),
+            ("check", true) => (CHECK, scalar()),
             _ => (1, scalar()),
         }
     }

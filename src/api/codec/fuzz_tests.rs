@@ -150,7 +150,7 @@ fn what_nests_as_deep_as_is_allowed_is_read_in_every_encoding() {
 fn aliases_do_not_multiply() {
     let laughs: String =
         (1..30).map(|i| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","))).collect();
-    let body = format!("a0: &a0 [{}]\n{laughs}", vec!["lol"; 9].join(","));
+    let body = format!("a0: &a0 [{}]\n{laughs}", ["lol"; 9].join(","));
     let decoder = Decoder::default();
     decoder.once(body.as_bytes(), |body| assert!(parse_tree(body, true).is_err()));
     let quadratic = format!("a: &a [{}]\nb: [{}]\n", vec!["x"; 20_000].join(","), vec!["*a"; 20_000].join(","));

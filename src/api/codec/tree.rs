@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use serde_saphyr::{DuplicateKeyPolicy, Error as E};
+use serde_saphyr::DuplicateKeyPolicy;
 
 use super::NESTING_MAX;
 
@@ -166,11 +166,11 @@ impl<'de> serde::Deserialize<'de> for Yaml {
 
 /// Reads YAML on a stack that its deepest nesting fits on.
 fn read_yaml<T: Send>(read: impl FnOnce() -> Result<T, serde_saphyr::Error> + Send) -> Result<T, String> {
-    let said = |e: serde_saphyr::Error| match e.without_snippet() {
-        E::AliasReplayLimitExceeded { .. }
-        | E::AliasExpansionLimitExceeded { .. }
-        | E::AliasReplayCounterOverflow { .. } => "document contains excessive aliasing".to_owned(),
-        e => e.to_string(),
+    let said = |e: serde_saphyr::Error| match e.to_string() {
+        e if e.starts_with("alias ") && e.contains("limit exceeded") => {
+            "document contains excessive aliasing".to_owned()
+        }
+        e => e,
     };
     let read = || read().map_err(|e| format!("error converting YAML to JSON: yaml: {}", said(e)));
     std::thread::scope(|s| {

@@ -4,11 +4,13 @@
 //!
 //! * [`schema`] – the structural schema of a version.  [`validation`] – values against it.
 //! * [`costs`] – what its rules may cost.  [`defaulting`] – what it fills in.  [`jsonpath`] – printer columns.
+//! * [`compiled`] – all that judges values, made when it is needed.
 //! * [`conversion`] – the webhook that converts between versions.
 //! * [`strategy`] – all of it as the behaviour of a kind.
 //! * [`definition`] – the behaviour of CustomResourceDefinition itself; [`structural`] – what it
 //!   demands of schemas.
 
+pub mod compiled;
 pub mod conversion;
 mod costs;
 pub mod defaulting;
@@ -24,11 +26,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::openapi::{CustomSchemas, Published};
 use crate::resource::{Column, Convert, Resource, Subresource};
 use crate::schema::TypeRef;
+use compiled::Compiled;
 use conversion::Webhook;
 use jsonpath::JsonPath;
-use schema::Props;
 use strategy::{Custom, Printer};
 
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -40,7 +43,7 @@ const ENDING_VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "wa
 pub struct Version {
     api_version: String,
     schema: TypeRef,
-    props: Arc<Props>,
+    compiled: Arc<Compiled>,
     webhook: Option<Arc<Webhook>>,
 }
 
@@ -57,7 +60,7 @@ impl Version {
         }
         object["apiVersion"] = self.api_version.clone().into();
         self.prune(object);
-        defaulting::apply(&self.props, object);
+        defaulting::apply(&self.compiled.parts().props, object);
     }
 
     /// The webhook that converts between the versions.
@@ -90,8 +93,17 @@ pub fn is_true(definition: &Value, condition: &str) -> bool {
     all.any(|c| c["type"] == condition && c["status"] == "True")
 }
 
-/// The entries of a definition whose names have been accepted, its preferred version first.
-pub fn resources(definition: &Value) -> Vec<Arc<Resource>> {
+/// What a definition whose names have been accepted adds to what is served.
+#[derive(Default)]
+pub struct Served {
+    /// One entry for each version, the preferred one first.
+    pub resources: Vec<Arc<Resource>>,
+    /// Their schemas.
+    pub schemas: CustomSchemas,
+}
+
+/// What a definition adds to what is served.
+pub fn served(definition: &Value) -> Served {
     let spec = &definition["spec"];
     let ending = !definition["metadata"]["deletionTimestamp"].is_null();
     let versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
@@ -99,12 +111,14 @@ pub fn resources(definition: &Value) -> Vec<Arc<Resource>> {
     // Objects that were stored by an older definition may not look like its present one.
     let changed = versions.len() > 1 || definition["metadata"]["generation"].as_i64().unwrap_or(1) > 1;
     let webhook = Webhook::of(definition);
-    let mut all: Vec<Arc<Resource>> = versions
-        .iter()
-        .filter(|v| v["served"] == true)
-        .map(|v| Arc::new(entry(definition, v, &storage, changed, webhook.clone(), ending)))
-        .collect();
-    all.sort_by_key(|r| std::cmp::Reverse(priority(&r.version)));
+    let mut all = Served::default();
+    for version in versions.iter().filter(|v| v["served"] == true) {
+        let schema = Arc::new(Published::new(&version["schema"]["openAPIV3Schema"]));
+        let entry = entry(definition, version, schema.clone(), &storage, changed, webhook.clone(), ending);
+        all.schemas.insert((entry.group.clone(), entry.version.clone(), entry.kind.clone()), schema);
+        all.resources.push(Arc::new(entry));
+    }
+    all.resources.sort_by_key(|r| std::cmp::Reverse(priority(&r.version)));
     all
 }
 
@@ -112,18 +126,14 @@ pub fn resources(definition: &Value) -> Vec<Arc<Resource>> {
 pub fn storage_resource(definition: &Value) -> Resource {
     let versions = &definition["spec"]["versions"];
     let storage = versions.as_array().into_iter().flatten().find(|v| v["storage"] == true).unwrap_or(&Value::Null);
-    entry(definition, storage, storage["name"].as_str().unwrap_or_default(), false, None, false)
-}
-
-/// What a published schema is: the `openAPIV3Schema` of each served version.
-pub fn published(definition: &Value) -> impl Iterator<Item = (String, &Value)> {
-    let served = definition["spec"]["versions"].as_array().into_iter().flatten().filter(|v| v["served"] == true);
-    served.map(|v| (text(&v["name"]), &v["schema"]["openAPIV3Schema"]))
+    let schema = Arc::new(Published::new(&storage["schema"]["openAPIV3Schema"]));
+    entry(definition, storage, schema, storage["name"].as_str().unwrap_or_default(), false, None, false)
 }
 
 fn entry(
     definition: &Value,
     version: &Value,
+    published: Arc<Published>,
     storage: &str,
     changed: bool,
     webhook: Option<Arc<Webhook>>,
@@ -134,7 +144,7 @@ fn entry(
     let schema = &version["schema"]["openAPIV3Schema"];
     let open = spec["preserveUnknownFields"] == true || schema.is_null();
     let t = if open { TypeRef::any_of(&group, &name, &kind) } else { TypeRef::custom(&group, &name, &kind, schema) };
-    let props = Arc::new(Props::parse(schema));
+    let compiled = Arc::new(Compiled::new(published));
     let mut subresources = Vec::new();
     let has_status = version["subresources"]["status"].is_object();
     if has_status {
@@ -156,8 +166,9 @@ fn entry(
         .map(|f| text(&f["jsonPath"]).trim_start_matches('.').to_owned())
         .collect();
     let api_version = format!("{group}/{name}");
-    let convert = (changed || props.has_defaults() || webhook.is_some())
-        .then(|| Convert::Custom(Arc::new(Version { api_version, schema: t.clone(), props: props.clone(), webhook })));
+    let convert = (changed || schema::has_defaults(schema) || webhook.is_some()).then(|| {
+        Convert::Custom(Arc::new(Version { api_version, schema: t.clone(), compiled: compiled.clone(), webhook }))
+    });
     Resource {
         list_kind: text(&names["listKind"]),
         plural: text(&names["plural"]),
@@ -176,7 +187,7 @@ fn entry(
         storage_group: group.clone(),
         storage_version: storage.to_owned(),
         convert,
-        strategy: Arc::new(Custom::new(kind.clone(), props, schema, has_status, printers)),
+        strategy: Arc::new(Custom::new(kind.clone(), compiled, has_status, printers)),
         schema: t,
         group,
         version: name,

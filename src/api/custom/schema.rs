@@ -1,7 +1,8 @@
 //! The structural schema of a custom resource's version: upstream's `JSONSchemaProps`, as far as
 //! values are judged by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 
 use regex::Regex;
 use serde::{Deserialize, Deserializer};
@@ -21,7 +22,7 @@ pub struct Props {
     #[serde(deserialize_with = "present")]
     pub default: Option<Value>,
     /// Fields.
-    pub properties: BTreeMap<String, Props>,
+    pub properties: BTreeMap<String, Box<Props>>,
     /// All other fields.
     pub additional_properties: Option<Additional>,
     /// Items of a list.
@@ -98,16 +99,26 @@ pub struct Pattern {
     /// As written.
     pub text: String,
     /// `None` for one that does not compile: it judges nothing, and the definition was refused.
-    pub regex: Option<Regex>,
+    pub regex: Option<Arc<Regex>>,
 }
 
+/// The compiled patterns that are in use: operators have the same ones in many places.
+static COMPILED: LazyLock<Mutex<HashMap<String, Weak<Regex>>>> = LazyLock::new(Mutex::default);
 /// Compiled patterns larger than this are refused: a definition must not take the server's memory.
 const PATTERN_BYTES: usize = 1 << 20;
 
 impl Pattern {
     /// Compiles a pattern. Go's syntax is that of the regex crate, but for a few escapes.
     pub fn new(text: &str) -> Pattern {
-        let regex = regex::RegexBuilder::new(text).size_limit(PATTERN_BYTES).build().ok();
+        let mut all = COMPILED.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(regex) = all.get(text).and_then(Weak::upgrade) {
+            return Pattern { text: text.to_owned(), regex: Some(regex) };
+        }
+        let regex = regex::RegexBuilder::new(text).size_limit(PATTERN_BYTES).build().ok().map(Arc::new);
+        if let Some(regex) = &regex {
+            all.retain(|_, known| known.strong_count() > 0);
+            all.insert(text.to_owned(), Arc::downgrade(regex));
+        }
         Pattern { text: text.to_owned(), regex }
     }
 }
@@ -137,14 +148,35 @@ impl Props {
 
     /// The schema of a field.
     pub fn field(&self, name: &str) -> Option<&Props> {
-        self.properties.get(name).or_else(|| self.additional())
+        self.properties.get(name).map(|p| &**p).or_else(|| self.additional())
+    }
+}
+
+/// Whether something is filled in at or below this place of a schema.
+pub fn has_defaults(schema: &Value) -> bool {
+    let Value::Object(map) = schema else { return false };
+    let fields = schema["properties"].as_object().into_iter().flat_map(|fields| fields.values());
+    let below = ["additionalProperties", "items"].into_iter().filter_map(|name| map.get(name));
+    map.contains_key("default") || fields.chain(below).any(has_defaults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn defaults_are_found_at_every_depth() {
+        let with = |schema: Value| has_defaults(&json!({"properties": {"default": {"type": "string"}, "x": schema}}));
+        assert!(!with(json!({"type": "object", "additionalProperties": true})));
+        assert!(with(json!({"default": null})));
+        assert!(with(json!({"items": {"additionalProperties": {"properties": {"y": {"default": 1}}}}})));
     }
 
-    /// Whether something is filled in at or below this place.
-    pub fn has_defaults(&self) -> bool {
-        self.default.is_some()
-            || self.properties.values().any(Props::has_defaults)
-            || self.additional().is_some_and(Props::has_defaults)
-            || self.items.as_deref().is_some_and(Props::has_defaults)
+    #[test]
+    fn a_pattern_is_compiled_once() {
+        let (a, b) = (Pattern::new("^a+$"), Pattern::new("^a+$"));
+        assert!(Arc::ptr_eq(a.regex.as_ref().unwrap(), b.regex.as_ref().unwrap()));
+        assert!(Pattern::new("(").regex.is_none());
     }
 }

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kube_cel::{CompiledSchema, compile_schema};
 use serde_json::{Map, Value};
 
-use super::costs::Budget;
+use super::compiled::{Compiled, Parts};
 use super::jsonpath::JsonPath;
-use super::schema::Props;
 use super::{defaulting, validation};
 use crate::cel::guard;
 use crate::field::{ErrorKind, ErrorList, FieldError};
@@ -26,65 +24,27 @@ pub struct Printer {
 /// See the module.
 pub struct Custom {
     kind: String,
-    props: Arc<Props>,
-    /// The `x-kubernetes-validations` of the schema, where it has some.
-    rules: Option<CompiledSchema>,
-    budget: Budget,
+    compiled: Arc<Compiled>,
     has_status: bool,
     printers: Vec<Printer>,
 }
 
-/// Whether a schema has rules at or below this place.
-pub(super) fn has_rules(schema: &Value) -> bool {
-    match schema {
-        Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
-        Value::Array(list) => list.iter().any(has_rules),
-        _ => false,
-    }
-}
-
-/// The expressions of the rules at and below a place.
-fn expressions<'s>(schema: &'s Value, all: &mut Vec<&'s str>) {
-    match schema {
-        Value::Object(map) => {
-            for (name, below) in map {
-                if name == "x-kubernetes-validations" {
-                    let rules = below.as_array().into_iter().flatten();
-                    all.extend(rules.flat_map(|r| [&r["rule"], &r["messageExpression"]]).filter_map(Value::as_str));
-                }
-                expressions(below, all);
-            }
-        }
-        Value::Array(list) => list.iter().for_each(|below| expressions(below, all)),
-        _ => {}
-    }
-}
-
-/// A schema with its rules compiled.
-pub(super) fn compiled(schema: &Value) -> Result<CompiledSchema, String> {
-    let mut texts = Vec::new();
-    expressions(schema, &mut texts);
-    texts.iter().try_for_each(|text| guard::check(text))?;
-    guard::with_room_for(texts, || compile_schema(schema))
-}
-
 impl Custom {
     /// The behaviour of one version.
-    pub fn new(kind: String, props: Arc<Props>, schema: &Value, has_status: bool, printers: Vec<Printer>) -> Custom {
-        let rules = if has_rules(schema) { compiled(schema).ok() } else { None };
-        let budget = Budget::of(if rules.is_some() { schema } else { &Value::Null });
-        Custom { kind, props, rules, budget, has_status, printers }
+    pub fn new(kind: String, compiled: Arc<Compiled>, has_status: bool, printers: Vec<Printer>) -> Custom {
+        Custom { kind, compiled, has_status, printers }
     }
 
     fn judge(&self, new: &Value, old: Option<&Value>) -> ErrorList {
-        let mut errors = validation::validate(&self.props, "", new, old);
+        let Parts { props, rules, budget } = self.compiled.parts();
+        let mut errors = validation::validate(props, "", new, old);
         if errors.is_empty()
-            && let Some(e) = self.budget.exceeded(new, old)
+            && let Some(e) = budget.exceeded(new, old)
         {
             return vec![e];
         }
         if errors.is_empty()
-            && let Some(rules) = &self.rules
+            && let Some(rules) = rules
         {
             match guard::caught(|| kube_cel::validate_compiled(rules, new, old)) {
                 Ok(Ok(())) => {}
@@ -135,7 +95,7 @@ fn own_part(object: &Value, with_status: bool) -> Map<String, Value> {
 
 impl Strategy for Custom {
     fn default(&self, object: &mut Value) {
-        defaulting::apply(&self.props, object);
+        defaulting::apply(&self.compiled.parts().props, object);
     }
 
     fn generation_changed(&self, new: &Value, old: &Value) -> bool {

@@ -4,8 +4,8 @@
 use kube_cel::CompiledSchema;
 use serde_json::Value;
 
+use super::compiled::{compiled, has_rules};
 use super::schema::{Pattern, Props};
-use super::strategy::{compiled, has_rules};
 use super::{costs, defaulting, text, texts, validation};
 use crate::field::{ErrorList, FieldError};
 

@@ -149,18 +149,6 @@ impl FieldSet {
         FieldSet::keep(self.member && !other.member, left)
     }
 
-    /// What is here and neither there nor below something that is there.
-    pub fn minus_below(&self, other: &FieldSet) -> FieldSet {
-        if other.member {
-            return FieldSet::default();
-        }
-        let left = self.children.iter().map(|(k, c)| match other.children.get(k) {
-            Some(theirs) => (k.clone(), c.minus_below(theirs)),
-            None => (k.clone(), c.clone()),
-        });
-        FieldSet::keep(self.member, left)
-    }
-
     /// What is in both.
     pub fn both(&self, other: &FieldSet) -> FieldSet {
         let shared = self.children.iter().filter_map(|(k, c)| Some((k.clone(), c.both(other.children.get(k)?))));

@@ -236,7 +236,7 @@ pub fn apply(
     }
     let others = all.iter().filter(|e| !manager.is(e, "Apply")).fold(FieldSet::default(), |s, e| s.union(&e.fields));
     let kept = others.union(&wanted);
-    let cut = last.minus(&kept).minus_below(&wanted);
+    let cut = last.minus(&kept);
     let mut object = merge::remove(&merged, &cut, &kept, t).unwrap_or(merged);
     let same = last == wanted && object == current;
     match all.iter_mut().find(|e| manager.is(e, "Apply")) {

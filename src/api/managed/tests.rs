@@ -139,3 +139,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_no_longer_applied_goes_from_items_that_stay() {
+    let t = Schemas::builtin().type_of("", "v1", "Pod").unwrap();
+    let pod = |container: Value| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"},
+            "spec": {"containers": [container]}})
+    };
+    let all = json!({"name": "c", "image": "i", "imagePullPolicy": "Always",
+        "ports": [{"containerPort": 80, "protocol": "TCP"}, {"containerPort": 81, "protocol": "TCP"}],
+        "resources": {"limits": {"cpu": "1"}}});
+    let mut one = super::apply(&manager("a"), &t, None, &pod(all), false).unwrap();
+    one["spec"]["containers"][0]["stdin"] = json!(true); // as if by default: nobody's
+    let less = json!({"name": "c", "image": "i", "ports": [{"containerPort": 81, "protocol": "TCP"}]});
+    let two = super::apply(&manager("a"), &t, Some(&one), &pod(less), false).unwrap();
+    let expected =
+        json!({"name": "c", "image": "i", "stdin": true, "ports": [{"containerPort": 81, "protocol": "TCP"}]});
+    assert_eq!(two["spec"]["containers"][0], expected);
+    let three = super::apply(&manager("a"), &t, Some(&two), &pod(json!({"name": "c", "image": "i"})), false).unwrap();
+    assert_eq!(three["spec"]["containers"][0], json!({"name": "c", "image": "i", "stdin": true}));
+}

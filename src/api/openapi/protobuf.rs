@@ -92,9 +92,12 @@ fn object(value: Option<&Value>) -> &Map<String, Value> {
     value.and_then(Value::as_object).unwrap_or_else(|| empty())
 }
 
-/// Encodes a v2 document.
-pub fn encode(document: &Value) -> Vec<u8> {
-    let d = object(Some(document));
+/// Encodes a v2 document: all but its paths and definitions, and these.
+pub(super) fn encode<'a>(
+    d: &Map<String, Value>,
+    all_paths: impl Iterator<Item = (&'a str, Value)>,
+    all_definitions: impl Iterator<Item = (&'a str, Value)>,
+) -> Vec<u8> {
     let mut out = Message::default();
     out.string(1, d.get("swagger"));
     let info = object(d.get("info"));
@@ -103,13 +106,13 @@ pub fn encode(document: &Value) -> Vec<u8> {
     m.string(2, info.get("version"));
     out.message(2, m);
     let mut paths = Message::default();
-    for (path, item) in object(d.get("paths")) {
-        paths.named(2, path, path_item(object(Some(item))));
+    for (path, item) in all_paths {
+        paths.named(2, path, path_item(object(Some(&item))));
     }
     out.message(8, paths);
     let mut definitions = Message::default();
-    for (name, s) in object(d.get("definitions")) {
-        definitions.named(1, name, schema(object(Some(s))));
+    for (name, s) in all_definitions {
+        definitions.named(1, name, schema(object(Some(&s))));
     }
     out.message(9, definitions);
     for requirement in d.get("security").and_then(Value::as_array).into_iter().flatten() {

@@ -33,40 +33,51 @@ pub(super) fn list_name_of(r: &Resource) -> String {
     }
 }
 
-/// All definitions that the paths need, in the form of a version of OpenAPI.
-pub(super) fn reachable(
-    paths: &BTreeMap<String, Value>,
-    resources: &[Arc<Resource>],
-    custom: &CustomSchemas,
+/// The definitions that paths need, each given once, in the form of a version of OpenAPI.
+pub(super) struct Reachable<'a> {
+    custom: &'a CustomSchemas,
+    /// The custom resources that have a definition of a name, or a list of it.
+    resources: BTreeMap<String, (&'a Resource, bool)>,
+    given: BTreeSet<String>,
     v2: bool,
-) -> Map<String, Value> {
-    let finish = if v2 { to_v2 } else { to_v3 };
-    let builtin = Schemas::builtin().documents();
-    let mut made: BTreeMap<String, Value> = BTreeMap::new();
-    for r in resources.iter().filter(|r| !r.schema.is_typed()) {
-        let schema = custom.get(&(r.group.clone(), r.version.clone(), r.kind.clone()));
-        made.insert(name_of(r), custom_definition(r, schema, v2));
-        made.insert(list_name_of(r), custom_list(r));
+}
+
+impl<'a> Reachable<'a> {
+    pub(super) fn new(resources: &'a [Arc<Resource>], custom: &'a CustomSchemas, v2: bool) -> Reachable<'a> {
+        let own = resources.iter().filter(|r| !r.schema.is_typed());
+        let resources = own.flat_map(|r| [(name_of(r), (&**r, false)), (list_name_of(r), (&**r, true))]).collect();
+        Reachable { custom, resources, given: BTreeSet::new(), v2 }
     }
-    let mut open = BTreeSet::new();
-    paths.values().for_each(|item| references(item, &mut open));
-    let mut done = Map::new();
-    while let Some(name) = open.pop_first() {
-        if done.contains_key(&name) {
-            continue;
-        }
-        let schema = match made.remove(&name) {
-            Some(schema) => schema,
-            None => match builtin.get(&name).map(|raw| serde_json::from_str(raw.get())) {
+
+    fn definition(&self, name: &str) -> Value {
+        match self.resources.get(name) {
+            Some((r, true)) => custom_list(r),
+            Some((r, false)) => {
+                let schema = self.custom.get(&(r.group.clone(), r.version.clone(), r.kind.clone()));
+                custom_definition(r, schema.map(|s| s.schema()), self.v2)
+            }
+            None => match Schemas::builtin().documents().get(name).map(|raw| serde_json::from_str(raw.get())) {
                 Some(Ok(schema)) => schema,
                 _ => json!({"type": "object"}),
             },
-        };
-        references(&schema, &mut open);
-        let finished = finish(&name, schema);
-        done.insert(name, finished);
+        }
     }
-    done
+
+    /// Gives what some paths need and has not been given yet.
+    pub(super) fn of(&mut self, paths: &BTreeMap<String, Value>, give: &mut dyn FnMut(String, Value)) {
+        let mut open = BTreeSet::new();
+        paths.values().for_each(|item| references(item, &mut open));
+        while let Some(name) = open.pop_first() {
+            if !self.given.insert(name.clone()) {
+                continue;
+            }
+            let schema = self.definition(&name);
+            references(&schema, &mut open);
+            let finish = if self.v2 { to_v2 } else { to_v3 };
+            let finished = finish(&name, schema);
+            give(name, finished);
+        }
+    }
 }
 
 fn references(value: &Value, into: &mut BTreeSet<String>) {
@@ -106,10 +117,10 @@ fn type_fields(meta: &str) -> Map<String, Value> {
 /// The definition of a custom resource. Where a schema keeps unknown fields at its root, version 2
 /// says nothing but that it is an object: clients of that version would take listed fields for all
 /// there are.
-fn custom_definition(r: &Resource, schema: Option<&Value>, v2: bool) -> Value {
+fn custom_definition(r: &Resource, schema: Option<Value>, v2: bool) -> Value {
     let kind = json!([{"group": r.group, "version": r.version, "kind": r.kind}]);
     let mut schema = match schema {
-        Some(Value::Object(map)) => map.clone(),
+        Some(Value::Object(map)) => map,
         _ => Map::new(),
     };
     if v2 && schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {

@@ -7,6 +7,10 @@ use crate::registry;
 use crate::resource::{Plain, Subresource};
 use crate::schema::TypeRef;
 
+fn as_tree(document: &V2) -> Value {
+    serde_json::from_str(&document.json()).unwrap()
+}
+
 /// Every `$ref` in a document leads somewhere in it.
 fn assert_closed(document: &Value, value: &Value) {
     match value {
@@ -59,7 +63,10 @@ fn widget_schema() -> Value {
 fn with_widget() -> (Vec<Arc<Resource>>, CustomSchemas) {
     let mut resources = registry::builtin();
     resources.push(widget());
-    let custom = CustomSchemas::from([(("example.org".into(), "v1".into(), "Widget".into()), widget_schema())]);
+    let custom = CustomSchemas::from([(
+        ("example.org".into(), "v1".into(), "Widget".into()),
+        Arc::new(Published::new(&widget_schema())),
+    )]);
     (resources, custom)
 }
 
@@ -112,7 +119,7 @@ fn kubectl_finds_what_it_looks_for() {
 #[test]
 fn the_v2_document_is_closed_and_has_custom_resources() {
     let (resources, custom) = with_widget();
-    let document = v2_with(&resources, &custom);
+    let document = as_tree(&V2::of(&resources, &custom));
     assert_closed(&document, &document);
     let widget = &document["definitions"]["org.example.v1.Widget"];
     assert_eq!(widget["properties"]["spec"]["properties"]["size"]["description"], "How big.");
@@ -123,7 +130,7 @@ fn the_v2_document_is_closed_and_has_custom_resources() {
 
 #[test]
 fn operation_ids_are_unique() {
-    let document = v2(&registry::builtin());
+    let document = as_tree(&V2::of(&registry::builtin(), &CustomSchemas::new()));
     let mut seen = std::collections::HashSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
@@ -168,8 +175,8 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
 
 #[test]
 fn the_protobuf_form_has_all_definitions() {
-    let document = v2(&registry::builtin());
-    let bytes = v2_protobuf(&document);
+    let made = V2::of(&registry::builtin(), &CustomSchemas::new());
+    let (document, bytes) = (as_tree(&made), made.protobuf());
     let top = fields(&bytes);
     assert_eq!(top[0], (1, &b"2.0"[..]));
     let definitions = top.iter().find(|(n, _)| *n == 9).unwrap().1;
@@ -189,8 +196,8 @@ fn dump() {
     println!("type table: {} KiB, {:?}", (pages() - before) * 4, start.elapsed());
     let resources = registry::builtin();
     let start = std::time::Instant::now();
-    let document = v2(&resources);
-    let bytes = v2_protobuf(&document);
+    let made = V2::of(&resources, &CustomSchemas::new());
+    let (document, bytes) = (as_tree(&made), made.protobuf());
     println!("v2: {} bytes JSON, {} protobuf, {:?}", document.to_string().len(), bytes.len(), start.elapsed());
     let core = v3("", "v1", &resources).to_string();
     println!("v3 core: {} bytes", core.len());

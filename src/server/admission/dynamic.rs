@@ -2,7 +2,9 @@
 //!
 //! * [`matching`] – rules and selectors.  [`conditions`] – match conditions.
 //! * [`request`] – the AdmissionRequest.  [`compiled`] – configurations, compiled once.
+//! * [`authorizer`] – what expressions ask the authorizers.
 
+pub(super) mod authorizer;
 pub(super) mod compiled;
 pub(crate) mod conditions;
 pub(super) mod matching;

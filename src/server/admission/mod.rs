@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::audit::Record;
+use crate::audit::policy::Level;
 use crate::request::User;
 
 /// What kind of write it is.
@@ -75,6 +76,13 @@ impl Attributes<'_> {
     pub fn annotate(&self, key: &str, value: impl Into<String>) {
         if let Some(record) = self.audit {
             record.annotate(key, value);
+        }
+    }
+
+    /// Adds one that quotes the request, for records that do so too.
+    pub fn annotate_contents(&self, key: &str, value: impl Into<String>) {
+        if let Some(record) = self.audit {
+            record.annotate_at(Level::Request, key, value);
         }
     }
 }

@@ -22,6 +22,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 
 use self::hook::{Failure, Hook};
+use self::patch::Patched;
 use super::dynamic::compiled::Compiled;
 use super::dynamic::is_exempt;
 use super::dynamic::matching::Shown;
@@ -52,14 +53,28 @@ impl Mutating {
     ) -> Result<(), Status> {
         let Some(shown) = hook.matches(server, a, Some(object), old).await? else { return Ok(()) };
         let request = Request { attributes: a, shown: shown.clone(), object: Some(object), old };
+        let round = round_of(a, index);
+        let mutated = |mutated: bool| {
+            let said = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": mutated});
+            a.annotate(&format!("mutation.webhook.admission.k8s.io/{round}"), said.to_string());
+        };
         let answer = match asked(server, hook, Phase::Admit, &request).await {
             Ok(answer) => answer,
-            Err(failure) => return settle((index, hook), "mutating", a, failure),
+            Err(failure) => {
+                mutated(false);
+                return settle(hook, &format!("mutation.webhook.admission.k8s.io/{round}"), a, failure);
+            }
         };
-        let mut changed = match &answer {
-            Some(answer) => patch::apply(answer, &request)?,
+        let patched = match &answer {
+            Some(answer) => patch::apply(answer, &request).inspect_err(|_| mutated(false))?,
             None => None,
         };
+        let mut changed = patched.map(|Patched { object, operations }| {
+            let said = json!({"configuration": hook.configuration, "webhook": hook.name,
+                "patch": operations, "patchType": "JSONPatch"});
+            a.annotate_contents(&format!("patch.webhook.admission.k8s.io/{round}"), said.to_string());
+            object
+        });
         if let (Shown::Converted(r, ..), Some(new)) = (&shown, &mut changed)
             && let Some(webhook) = r.webhook()
         {
@@ -67,9 +82,7 @@ impl Mutating {
             *new = conversions.convert_one(webhook, &a.resource.api_version(), new.take()).await?;
         }
         let changed = changed.filter(|new| new != object);
-        let round = round_of(a, index);
-        let said = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": changed.is_some()});
-        a.annotate(&format!("mutation.webhook.admission.k8s.io/{round}"), said.to_string());
+        mutated(changed.is_some());
         if let Some(new) = changed {
             *object = new;
             a.reinvocation.changed(&hook.id);
@@ -132,16 +145,17 @@ impl Admission for Validating {
         let server = alive(&self.server)?;
         let configurations = self.hooks.all(&server)?;
         let mut about = Vec::new();
-        for (index, hook) in configurations.iter().flat_map(|c| c.iter()).enumerate() {
+        for hook in configurations.iter().flat_map(|c| c.iter()) {
             if let Some(shown) = hook.matches(&server, a, object, old).await? {
-                about.push(((index, hook), Request { attributes: a, shown, object, old }));
+                about.push((hook, Request { attributes: a, shown, object, old }));
             }
         }
         let answers =
-            join_all(about.iter().map(|((_, hook), request)| asked(&server, hook, Phase::Validate, request))).await;
-        for ((hook, _), answer) in about.iter().zip(answers) {
+            join_all(about.iter().map(|(hook, request)| asked(&server, hook, Phase::Validate, request))).await;
+        // Upstream counts those that are asked, where it counts all that mutate.
+        for (index, ((hook, _), answer)) in about.iter().zip(answers).enumerate() {
             if let Err(failure) = answer {
-                settle(*hook, "validating", a, failure)?;
+                settle(hook, &format!("validating.webhook.admission.k8s.io/round_0_index_{index}"), a, failure)?;
             }
         }
         Ok(())
@@ -173,14 +187,13 @@ async fn asked(
     answer
 }
 
-/// What a failure of a webhook means for the write.
-fn settle((index, hook): (usize, &Hook), kind: &str, a: &Attributes<'_>, failure: Failure) -> Result<(), Status> {
+/// What a failure of a webhook means for the write; `key` names the call in annotations.
+fn settle(hook: &Hook, key: &str, a: &Attributes<'_>, failure: Failure) -> Result<(), Status> {
     match failure {
         Failure::Refused(status) => Err(status),
         Failure::Call(why) if hook.ignores_failures => {
             tracing::warn!(webhook = hook.name, error = why, "a webhook failed; its failure policy ignores that");
-            let key = format!("failed-open.{kind}.webhook.admission.k8s.io/{}", round_of(a, index));
-            a.annotate(&key, hook.name.clone());
+            a.annotate(&format!("failed-open.{key}"), hook.name.clone());
             Ok(())
         }
         Failure::Call(why) => Err(Status::internal(format!("failed calling webhook {:?}: {why}", hook.name))),

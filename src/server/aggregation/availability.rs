@@ -122,7 +122,7 @@ async fn reconcile(server: &Arc<Server>, name: &str) -> Result<bool, Status> {
         },
     };
     let well = condition.1 != "FailedDiscoveryCheck";
-    backend.available.store(condition.0 == "True", std::sync::atomic::Ordering::Relaxed);
+    server.aggregation().set_available(&backend, condition.0 == "True");
     tell(server, &resource, &object, condition).await?;
     Ok(well)
 }

@@ -62,7 +62,9 @@ pub(super) async fn refresh(server: &Arc<Server>, backend: &Backend, list: &[u8]
     if let Err(why) = refresh_v2(server, backend, &mut new).await {
         tracing::debug!(error = why, group = backend.spec.group, "an API server's OpenAPI document cannot be read");
     }
-    let same = |d: &Arc<Documents>| d.openapi_v2 == new.openapi_v2 && d.openapi_v3 == new.openapi_v3;
+    let same = |d: &Arc<Documents>| {
+        (&d.openapi_v2, &d.openapi_v3, &d.resources) == (&new.openapi_v2, &new.openapi_v3, &new.resources)
+    };
     let changed = !backend.documents.load().as_ref().is_some_and(same);
     backend.documents.store(Some(Arc::new(new)));
     if changed {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -45,6 +46,11 @@ impl Source {
         }
     }
 }
+
+/// What only an event that stands alone begins with.
+const ALONE: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","#;
+/// What a list begins with.
+const LIST: &[u8] = br#"{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":["#;
 
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -189,4 +195,26 @@ pub(super) fn line(source: &Source, known: &Known, level: Level, stage: Stage, c
     let mut line = serde_json::to_vec(&event).unwrap_or_default();
     line.push(b'\n');
     line
+}
+
+/// The event of a line as it stands in a list.
+pub(super) fn item(line: &[u8]) -> Bytes {
+    let line = line.trim_ascii_end();
+    match line.strip_prefix(ALONE) {
+        Some(rest) => [b"{", rest].concat().into(),
+        None => Bytes::copy_from_slice(line),
+    }
+}
+
+/// The list of some events.
+pub(super) fn list(items: &[Bytes]) -> Bytes {
+    let mut list = LIST.to_vec();
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 {
+            list.push(b',');
+        }
+        list.extend_from_slice(item);
+    }
+    list.extend_from_slice(b"]}\n");
+    list.into()
 }

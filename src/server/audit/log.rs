@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::counts::{Counts, Fault};
 use super::{Error, Rotation};
 
 /// How long a line may wait for others.
@@ -31,6 +32,7 @@ pub(super) struct Log {
     filled: Notify,
     enough: Notify,
     drained: Notify,
+    counts: Arc<Counts>,
 }
 
 #[derive(Default)]
@@ -48,6 +50,7 @@ impl Log {
     pub(super) fn start(
         path: &Path,
         rotation: Rotation,
+        counts: Arc<Counts>,
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Result<Arc<Log>, Error> {
@@ -63,6 +66,7 @@ impl Log {
             filled: Notify::new(),
             enough: Notify::new(),
             drained: Notify::new(),
+            counts,
         });
         tasks.spawn(log.clone().run(target, cancel.clone()));
         Ok(log)
@@ -88,7 +92,7 @@ impl Log {
     pub(super) fn write(&self, line: &[u8]) {
         let mut buffer = self.buffer();
         if let Some(target) = &mut buffer.direct {
-            told(target.write(line));
+            self.told(target.write(line));
             return;
         }
         let before = buffer.bytes.len();
@@ -116,8 +120,9 @@ impl Log {
             }
             let bytes = std::mem::take(&mut self.buffer().bytes);
             // The disk may take its time: not on a thread that serves requests.
+            let own = self.clone();
             let written = tokio::task::spawn_blocking(move || {
-                told(target.write(&bytes));
+                own.told(target.write(&bytes));
                 target
             });
             target = match written.await {
@@ -127,16 +132,17 @@ impl Log {
             self.drained.notify_waiters();
         }
         let mut buffer = self.buffer();
-        told(target.write(&std::mem::take(&mut buffer.bytes)));
+        self.told(target.write(&std::mem::take(&mut buffer.bytes)));
         buffer.direct = Some(target);
         drop(buffer);
         self.drained.notify_waiters();
     }
-}
 
-fn told(result: io::Result<()>) {
-    if let Err(e) = result {
-        tracing::error!(error = %e, "audit events could not be written");
+    fn told(&self, result: io::Result<()>) {
+        if let Err(e) = result {
+            self.counts.failed(Fault::Log, 1);
+            tracing::error!(error = %e, "audit events could not be written");
+        }
     }
 }
 
@@ -272,7 +278,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("logs/audit.log");
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let log = Log::start(&path, Rotation::default(), &tasks, &cancel).unwrap();
+        let log = Log::start(&path, Rotation::default(), Arc::default(), &tasks, &cancel).unwrap();
         log.write(b"one\n");
         log.write(b"two\n");
         assert_eq!(std::fs::read(&path).unwrap(), b"");

@@ -3,18 +3,22 @@
 //!
 //! * [`policy`] – which requests are recorded, and how much of them.
 //! * [`record`] – a request on its way, and what is known of it; [`event`] – its form.
-//! * [`log`] – the file.
+//! * [`log`] – the file.  [`webhook`] – a service that they are posted to; [`truncate`] – what is too
+//!   large for it.  [`counts`] – how many there were.
 //!
 //! A request that the policy leaves out costs the policy's check and nothing else. One that is
 //! recorded waits, before it is served, until the log has room for it, and never for the disk's
 //! sync. Requests of callers in the process are recorded like all others.
 
+mod counts;
 mod event;
 mod log;
 pub mod policy;
 mod record;
 #[cfg(test)]
 mod tests;
+pub mod truncate;
+pub mod webhook;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,16 +27,19 @@ use api::Status;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::request::Parts;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::record::Record;
 
+use self::counts::Counts;
 use self::event::Source;
 use self::log::Log;
 use self::policy::{Level, Policy};
-use crate::authn::Peer;
-use crate::authn::impersonation::Impersonator;
+use self::webhook::Webhook;
+use crate::authn::impersonation::{Impersonator, NotAllowed};
+use crate::authn::{Peer, RefusedToken};
 use crate::http::respond::Reply;
 use crate::request::{RequestInfo, User};
 
@@ -50,6 +57,8 @@ pub struct Config {
     pub log_path: Option<PathBuf>,
     /// See [`Rotation`].
     pub rotation: Rotation,
+    /// A service that events are posted to.
+    pub webhook: Option<webhook::Settings>,
 }
 
 /// When a log file is set aside, and how long it is kept.
@@ -93,6 +102,9 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// The service cannot be used as it is described.
+    #[error("{0}")]
+    Webhook(String),
 }
 
 /// A name that a request's events have in common, placed in its extensions.
@@ -104,6 +116,8 @@ struct AuditId(Arc<str>);
 pub struct Audit {
     policy: Policy,
     log: Option<Arc<Log>>,
+    webhook: Option<Webhook>,
+    counts: Arc<Counts>,
 }
 
 impl std::fmt::Debug for Audit {
@@ -122,18 +136,37 @@ impl Audit {
             Some(path) => Policy::read(path)?,
             None => Policy::builtin(),
         };
-        let log = config.log_path.as_ref().map(|path| Log::start(path, config.rotation, tasks, cancel)).transpose()?;
-        Ok(Audit { policy, log })
+        let counts = Arc::<Counts>::default();
+        let log = |path: &PathBuf| Log::start(path, config.rotation, counts.clone(), tasks, cancel);
+        let log = config.log_path.as_ref().map(log).transpose()?;
+        let webhook = |s: &webhook::Settings| Webhook::start(s, counts.clone(), tasks, cancel);
+        let webhook = config.webhook.as_ref().map(webhook).transpose().map_err(|s| Error::Webhook(s.message))?;
+        Ok(Audit { policy, log, webhook, counts })
     }
 
     /// Whether nothing is recorded at all.
     fn is_off(&self) -> bool {
-        self.log.is_none()
+        self.log.is_none() && self.webhook.is_none()
     }
 
     /// Begins the record of a request that came over HTTP, if there is to be one. `user`: as
     /// whom it is served.
-    pub async fn begin(self: &Arc<Self>, user: &User, info: &RequestInfo, parts: &Parts) -> Option<Arc<Record>> {
+    ///
+    /// # Errors
+    /// 500 when its first event must be taken by the webhook, and is not.
+    pub async fn begin(
+        self: &Arc<Self>,
+        user: &User,
+        info: &RequestInfo,
+        parts: &Parts,
+    ) -> Result<Option<Arc<Record>>, Status> {
+        match self.record_of(user, info, parts).await {
+            Some(record) => self.received(record).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn record_of(self: &Arc<Self>, user: &User, info: &RequestInfo, parts: &Parts) -> Option<Arc<Record>> {
         let impersonator = parts.extensions.get::<Impersonator>().map(|i| &i.0);
         let (level, omit) = self.asks(impersonator.unwrap_or(user), info)?;
         let own = || AuditId(new_id());
@@ -151,11 +184,24 @@ impl Audit {
     }
 
     /// Begins the record of a call within the process.
-    pub async fn begin_local(self: &Arc<Self>, user: &User, info: &RequestInfo) -> Option<Arc<Record>> {
-        let (level, omit) = self.asks(user, info)?;
+    ///
+    /// # Errors
+    /// As [`Audit::begin`].
+    pub async fn begin_local(self: &Arc<Self>, user: &User, info: &RequestInfo) -> Result<Option<Arc<Record>>, Status> {
+        let Some((level, omit)) = self.asks(user, info) else { return Ok(None) };
         let mut source = Source::new(user, info, new_id(), &info.path);
         source.user_agent = own_agent();
-        Some(self.record(level, omit, source).await)
+        let record = self.record(level, omit, source).await;
+        self.received(record).await.map(Some)
+    }
+
+    async fn received(&self, record: Arc<Record>) -> Result<Arc<Record>, Status> {
+        if record.received().await {
+            return Ok(record);
+        }
+        self.counts.rejected();
+        let why = format!("Internal Server Error: {:?}: failed to store audit event", record.uri());
+        Err(Status::internal_plain(why))
     }
 
     async fn record(self: &Arc<Self>, level: Level, omit: policy::Omit, source: Source) -> Arc<Record> {
@@ -171,6 +217,7 @@ impl Audit {
             return None;
         }
         let (level, omit) = self.policy.evaluate(user, info);
+        self.counts.level(level);
         (level != Level::None).then_some((level, omit))
     }
 
@@ -178,21 +225,48 @@ impl Audit {
     pub async fn unidentified(self: &Arc<Self>, parts: &Parts, status: &Status) {
         let query = crate::request::Query::parse(parts.uri.query().unwrap_or_default());
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        if let Some(record) = self.begin(&User::default(), &info, parts).await {
-            let message = match status.code {
-                401 => "Authentication failed, attempted: bearer".to_owned(),
-                _ => status.message.clone(),
-            };
-            record.failed(&Status { message, ..status.clone() });
-            record.complete(status.code);
+        let user = parts.extensions.get::<NotAllowed>().map(|u| u.0.clone());
+        let Some(record) = self.record_of(&user.clone().unwrap_or_default(), &info, parts).await else { return };
+        if user.is_some() {
+            record.received().await;
+            record.failed(status);
+            record.complete(status.code).await;
+        } else {
+            // As upstream: there is but one event, of the answer's beginning.
+            record.failed(&Status { message: attempted(parts), ..status.clone() });
+            record.started(status.code).await;
         }
     }
 
-    fn emit(&self, line: &[u8]) {
+    /// Takes an event. What is given says, when it is to be waited for, whether the request may
+    /// go on.
+    fn emit(&self, line: &[u8]) -> Option<JoinHandle<bool>> {
+        self.counts.event();
         if let Some(log) = &self.log {
             log.write(line);
         }
+        self.webhook.as_ref().and_then(|w| w.take(line))
     }
+
+    /// Writes what is counted in the text exposition format.
+    pub fn write_metrics(&self, out: &mut String) {
+        self.counts.write(out);
+    }
+}
+
+/// By which means somebody failed to say who they are.
+fn attempted(parts: &Parts) -> String {
+    let shown = parts.headers.get(http::header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let scheme = shown.trim().split_once(' ').map(|(scheme, _)| scheme.to_ascii_lowercase()).unwrap_or_default();
+    // It was taken off the request.
+    let token = parts.extensions.get::<RefusedToken>().is_some();
+    let certified = parts.extensions.get::<Peer>().is_some_and(|p| p.certificate.is_some());
+    let means = [("basic", scheme == "basic"), ("bearer", token), ("x509", certified)];
+    let means: Vec<&str> = means.into_iter().filter_map(|(name, is)| is.then_some(name)).collect();
+    if means.is_empty() {
+        return "Authentication failed, no credentials provided".to_owned();
+    }
+    format!("Authentication failed, attempted: {}", means.join(", "))
 }
 
 /// What callers in the process are called.

@@ -11,6 +11,7 @@ use http::header::CONTENT_TYPE;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use super::event::{Known, Source, line};
 use super::policy::{Level, Omit, Stage};
@@ -38,25 +39,55 @@ impl std::fmt::Debug for Record {
 
 impl Record {
     pub(super) fn new(audit: Arc<Audit>, level: Level, omit: Omit, source: Source) -> Record {
-        let record = Record { audit, level, omit, source, known: Mutex::default() };
-        record.emit(Stage::RequestReceived, None);
-        record
+        Record { audit, level, omit, source, known: Mutex::default() }
+    }
+
+    /// What was asked for.
+    pub(super) fn uri(&self) -> &str {
+        &self.source.uri
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn emit(&self, stage: Stage, code: Option<u16>) {
-        if !self.omit.stage(stage) {
-            let line = line(&self.source, &self.known(), self.level, stage, code);
-            self.audit.emit(&line);
+    /// Gives the event of a stage away; what is given is as of [`Audit::emit`].
+    fn give(&self, stage: Stage, code: Option<u16>) -> Option<JoinHandle<bool>> {
+        if self.omit.stage(stage) {
+            return None;
+        }
+        let line = line(&self.source, &self.known(), self.level, stage, code);
+        self.audit.emit(&line)
+    }
+
+    /// Gives it away, and says whether the request may go on.
+    async fn emit(&self, stage: Stage, code: Option<u16>) -> bool {
+        match self.give(stage, code) {
+            Some(taken) => taken.await.unwrap_or(false),
+            None => true,
+        }
+    }
+
+    /// The request has come; whether it may be served.
+    pub(super) async fn received(&self) -> bool {
+        self.emit(Stage::RequestReceived, None).await
+    }
+
+    /// Adds an annotation that only belongs to records of at least a level.
+    pub fn annotate_at(&self, level: Level, key: &str, value: impl Into<String>) {
+        if self.level >= level {
+            self.annotate(key, value);
         }
     }
 
     /// Adds an annotation; the first of a key stays.
     pub fn annotate(&self, key: &str, value: impl Into<String>) {
         self.known().annotations.entry(key.to_owned()).or_insert_with(|| value.into());
+    }
+
+    /// The authorizers could not be asked.
+    pub fn undecided(&self) {
+        self.annotate(REASON, "internal error");
     }
 
     /// What the authorizers said.
@@ -104,37 +135,37 @@ impl Record {
     }
 
     /// All has been answered.
-    pub fn complete(&self, code: u16) {
-        self.emit(Stage::ResponseComplete, Some(code));
+    pub async fn complete(&self, code: u16) {
+        self.emit(Stage::ResponseComplete, Some(code)).await;
     }
 
     /// A long answer begins.
-    pub fn started(&self, code: u16) {
-        self.emit(Stage::ResponseStarted, Some(code));
+    pub async fn started(&self, code: u16) {
+        self.emit(Stage::ResponseStarted, Some(code)).await;
     }
 
     /// What a call within the process came to.
-    pub fn called(&self, result: &Result<Arc<Object>, Status>, success: u16) {
+    pub async fn called(&self, result: &Result<Arc<Object>, Status>, success: u16) {
         match result {
             Ok(object) => {
                 self.names(object);
                 if self.level >= Level::RequestResponse {
                     self.known().response = recordable(object.bytes()).map(|j| self.shown(j));
                 }
-                self.complete(success);
+                self.complete(success).await;
             }
             Err(s) => {
                 self.failed(s);
-                self.complete(s.code);
+                self.complete(s.code).await;
             }
         }
     }
 
     /// The answer to a request that could not be served as it should.
-    pub fn panicked(&self) -> Reply {
+    pub async fn panicked(&self) -> Reply {
         let status = Status::internal_plain(PANICKED);
         self.failed(&status);
-        self.emit(Stage::Panic, Some(500));
+        self.emit(Stage::Panic, Some(500)).await;
         respond::status(&status)
     }
 
@@ -142,19 +173,19 @@ impl Record {
     pub async fn answer(self: Arc<Self>, reply: Reply, long: bool) -> Reply {
         let code = reply.status().as_u16();
         if long && reply.status().is_success() || code == 101 {
-            self.started(code);
+            self.started(code).await;
             return reply.map(|inner| Streamed { inner, record: self, code }.boxed_unsync());
         }
         let json = reply.headers().get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
         if self.level < Level::RequestResponse || !json {
-            self.complete(code);
+            self.complete(code).await;
             return reply;
         }
         let (parts, body) = reply.into_parts();
         let Ok(body) = body.collect().await;
         let bytes = body.to_bytes();
         self.known().response = recordable(&bytes).map(|j| self.shown(j));
-        self.complete(code);
+        self.complete(code).await;
         Reply::from_parts(parts, respond::full(bytes))
     }
 }
@@ -168,7 +199,8 @@ struct Streamed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        self.record.complete(self.code);
+        // Nobody is left to wait for it.
+        drop(self.record.give(Stage::ResponseComplete, Some(self.code)));
     }
 }
 

@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::testing::webhook::{patch, webhook};
 use crate::testing::{Testing, admin, core};
 
 const POLICY: &str = "
@@ -153,12 +154,18 @@ async fn what_policies_and_pod_security_find_is_annotated() {
     let rule = json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]});
     let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
         "metadata": {"name": "p"}, "spec": {"matchConstraints": {"resourceRules": [rule]},
-        "validations": [{"expression": "true"}, {"expression": "false", "message": "never"}]}});
+        "validations": [{"expression": "true"}, {"expression": "false", "message": "never"}],
+        "auditAnnotations": [
+            {"key": "said", "valueExpression": "object.metadata.name + ', by ' + request.userInfo.username"},
+            {"key": "nothing", "valueExpression": "null"}]}});
     let binding = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Audit"]}});
+        "metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny", "Audit"]}});
     t.create(&policies, "-", &policy).await;
     t.create(&bindings, "-", &binding).await;
-    t.create(&core("configmaps"), "default", &json!({"metadata": {"name": "c"}})).await;
+    t.server.registry().caches().fresh().await.unwrap();
+    let body = json!({"metadata": {"name": "c"}});
+    let denied = t.call(&admin(), Verb::Create, &core("configmaps"), "default", &body).await;
+    assert!(denied.unwrap_err().message.ends_with("denied request: never"));
     let namespace =
         json!({"metadata": {"name": "strict", "labels": {"pod-security.kubernetes.io/audit": "restricted"}}});
     t.create(&core("namespaces"), "-", &namespace).await;
@@ -175,10 +182,48 @@ async fn what_policies_and_pod_security_find_is_annotated() {
     let failure: Value = serde_json::from_str(failure.as_str().unwrap()).unwrap();
     assert_eq!(
         failure,
-        json!([{"message": "never", "policy": "p", "binding": "b", "expressionIndex": 1, "validationActions": ["Audit"]}])
+        json!([{"message": "never", "policy": "p", "binding": "b", "expressionIndex": 1, "validationActions": ["Deny", "Audit"]}])
     );
+    assert_eq!(annotations("configmaps")["p/said"], "c, by admin");
+    assert_eq!(annotations("configmaps").get("p/nothing"), None);
     let pods = annotations("pods");
     assert_eq!(pods["pod-security.kubernetes.io/enforce-policy"], "privileged:latest");
     let violations = pods["pod-security.kubernetes.io/audit-violations"].as_str().unwrap();
     assert!(violations.starts_with("would violate PodSecurity \"restricted:latest\": "), "{violations}");
+}
+
+#[tokio::test]
+async fn what_webhooks_do_is_annotated() {
+    let (t, directory) = recording().await;
+    let hook = webhook(&["127.0.0.1"], |_| {
+        let mut answer = patch(&json!([{"op": "add", "path": "/data", "value": {"k": "v"}}]));
+        answer["auditAnnotations"] = json!({"why": "because"});
+        answer
+    })
+    .await;
+    let configurations = |plural: &str| client::api::Gvr::dynamic("admissionregistration.k8s.io", "v1", plural);
+    let dead = json!({"failurePolicy": "Ignore", "clientConfig": {"url": "https://127.0.0.1:1/x"}});
+    let other =
+        json!({"rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["nodes"]}]});
+    let mutating = json!({"metadata": {"name": "m"},
+        "webhooks": [hook.entry("a.b.c", json!({})), hook.entry("dead.b.c", dead.clone())]});
+    let validating = json!({"metadata": {"name": "v"},
+        "webhooks": [hook.entry("other.b.c", other), hook.entry("late.b.c", dead)]});
+    t.create(&configurations("mutatingwebhookconfigurations"), "-", &mutating).await;
+    t.create(&configurations("validatingwebhookconfigurations"), "-", &validating).await;
+    t.create(&core("configmaps"), "default", &json!({"metadata": {"name": "c"}})).await;
+    let events = ended(t, directory.path()).await;
+    let event = events.iter().rfind(|e| e["objectRef"]["resource"] == "configmaps").unwrap();
+    let parsed = |key: &str| serde_json::from_str::<Value>(event["annotations"][key].as_str().unwrap()).unwrap();
+    let first = json!({"configuration": "m", "webhook": "a.b.c", "mutated": true});
+    assert_eq!(parsed("mutation.webhook.admission.k8s.io/round_0_index_0"), first);
+    let second = json!({"configuration": "m", "webhook": "dead.b.c", "mutated": false});
+    assert_eq!(parsed("mutation.webhook.admission.k8s.io/round_0_index_1"), second);
+    let patched = json!({"configuration": "m", "webhook": "a.b.c", "patchType": "JSONPatch",
+        "patch": [{"op": "add", "path": "/data", "value": {"k": "v"}}]});
+    assert_eq!(parsed("patch.webhook.admission.k8s.io/round_0_index_0"), patched);
+    let annotations = &event["annotations"];
+    assert_eq!(annotations["a.b.c/why"], "because");
+    assert_eq!(annotations["failed-open.mutation.webhook.admission.k8s.io/round_0_index_1"], "dead.b.c");
+    assert_eq!(annotations["failed-open.validating.webhook.admission.k8s.io/round_0_index_0"], "late.b.c");
 }

@@ -22,6 +22,10 @@ const AUTHENTICATION: &str = "authentication.k8s.io";
 #[derive(Clone, Debug)]
 pub struct Impersonator(pub User);
 
+/// Who asked to act as somebody else and may not, placed in the request's extensions.
+#[derive(Clone, Debug)]
+pub struct NotAllowed(pub User);
+
 /// The values of a header.
 pub(super) fn texts(headers: &HeaderMap, name: &str) -> Vec<String> {
     headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).collect()
@@ -121,6 +125,14 @@ pub(super) async fn apply(server: &Arc<Server>, user: User, parts: &mut Parts) -
     if !parts.headers.keys().any(|n| n.as_str().starts_with("impersonate-")) {
         return Ok(user);
     }
+    let acting = act_as(server, user.clone(), parts).await;
+    if acting.is_err() {
+        parts.extensions.insert(NotAllowed(user));
+    }
+    acting
+}
+
+async fn act_as(server: &Arc<Server>, user: User, parts: &mut Parts) -> Result<User, Status> {
     let wanted = wanted(&parts.headers)
         .map_err(|e| Status::internal_plain(format!("Internal Server Error: {:?}: {e}", parts.uri.to_string())))?;
     let Some((other, questions)) = wanted else { return Ok(user) };

@@ -92,6 +92,10 @@ pub struct Peer {
     pub address: Option<std::net::SocketAddr>,
 }
 
+/// That a token was shown that is good for nobody, placed in the request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RefusedToken;
+
 impl Server {
     /// Who makes a request, or whom they act as. What was shown for it is taken off the request.
     ///
@@ -118,7 +122,10 @@ impl Server {
             Ok(None) => {}
             Ok(Some(token)) => match bearer::authenticate(self, &token, &self.own_audiences()).await {
                 Ok(identity) => return Ok(with_everybody(identity.user)),
-                Err(e) => errors.push(e),
+                Err(e) => {
+                    parts.extensions.insert(RefusedToken);
+                    errors.push(e);
+                }
             },
             Err(e) => errors.push(e),
         }

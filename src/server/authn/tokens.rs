@@ -95,11 +95,11 @@ impl Tokens {
         json!({"keys": [self.jwk]})
     }
 
-    /// Answers a TokenRequest for an account.
+    /// Answers a TokenRequest for an account; says too how the token is known elsewhere.
     ///
     /// # Errors
     /// 422 for what cannot be granted, 404 or 409 for a bound object that is not there.
-    pub async fn request(&self, server: &Server, account: &Object, request: &Value) -> Result<Value, Status> {
+    pub async fn request(&self, server: &Server, account: &Object, request: &Value) -> Result<(Value, String), Status> {
         let spec = &request["spec"];
         let mut audiences: Vec<String> =
             spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
@@ -150,7 +150,7 @@ impl Tokens {
         if let Some(r) = spec.get("boundObjectRef") {
             answer["spec"]["boundObjectRef"] = r.clone();
         }
-        Ok(answer)
+        Ok((answer, credential_id(&claims)))
     }
 
     async fn bind(&self, server: &Server, bound: &mut Bound, reference: &Value) -> Result<(), Status> {
@@ -229,11 +229,16 @@ pub(super) fn unverified(token: &str) -> Option<Value> {
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
 }
 
+/// How a token is named where it must not be shown.
+fn credential_id(claims: &Claims) -> String {
+    format!("JTI={}", claims.jti)
+}
+
 fn user_of(claims: &Claims) -> User {
     let b = &claims.bound;
     let mut extra = BTreeMap::new();
     let mut put = |k: &str, v: &str| extra.insert(format!("authentication.kubernetes.io/{k}"), vec![v.to_owned()]);
-    put("credential-id", &format!("JTI={}", claims.jti));
+    put("credential-id", &credential_id(claims));
     if let Some(p) = &b.pod {
         put("pod-name", &p.name);
         put("pod-uid", &p.uid);

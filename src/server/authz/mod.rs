@@ -200,7 +200,10 @@ impl Server {
         let (Decision::Allow(reason) | Decision::Deny(reason) | Decision::NoOpinion(reason)) = &decision;
         let allowed = matches!(decision, Decision::Allow(_));
         if let Some(record) = record {
-            record.decided(allowed, reason);
+            match allowed || error.is_empty() {
+                true => record.decided(allowed, reason),
+                false => record.undecided(),
+            }
         }
         if !allowed && !error.is_empty() {
             let why = format!("Internal Server Error: {:?}: {error}", request.path);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use api::{Object, Status};
 use async_trait::async_trait;
@@ -45,7 +46,9 @@ impl Api for Flaky {
         let (tx, rx) = tokio::sync::mpsc::channel(4);
         tokio::spawn(async move {
             for _ in 0..some {
-                let Some(event) = events.recv().await else { return };
+                // A watch may hang, and be given up.
+                let next = tokio::time::timeout(Duration::from_secs(2), events.recv()).await;
+                let Ok(Some(event)) = next else { return };
                 if tx.send(event).await.is_err() {
                     return;
                 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use store::{DurableStore, Options};
-use tokio::sync::RwLock;
+use store::{DurableStore, Error, Options};
+use tokio::sync::watch;
 
 use super::{KINDS, NAMESPACES};
 use crate::http::respond::Reply;
@@ -15,7 +16,9 @@ use crate::testing::{Testing, admin};
 
 /// See the module.
 pub(super) struct World {
-    server: RwLock<Option<Testing>>,
+    /// The server of the moment; none while it is started again.
+    server: watch::Sender<Option<Arc<crate::Server>>>,
+    running: Mutex<Option<Testing>>,
     directory: tempfile::TempDir,
     keys: Arc<tempfile::TempDir>,
     /// Each acknowledged write by its revision: its kind and key.
@@ -29,7 +32,8 @@ pub(super) struct World {
 impl World {
     pub(super) async fn start(seed: u64) -> Arc<World> {
         let world = Arc::new(World {
-            server: RwLock::default(),
+            server: watch::Sender::new(None),
+            running: Mutex::default(),
             directory: tempfile::tempdir().unwrap(),
             keys: Arc::new(tempfile::tempdir().unwrap()),
             acknowledged: Mutex::default(),
@@ -48,24 +52,39 @@ impl World {
 
     /// Ends the server, whatever it is asked just then, and starts another on the same store.
     pub(super) async fn start_again(&self) {
-        let mut server = self.server.write().await;
-        if let Some(old) = server.take() {
-            old.end().await;
+        self.end().await;
+        let store = Arc::new(self.open().await);
+        let testing = Testing::on(store, self.keys.clone()).await;
+        self.server.send_replace(Some(testing.server.clone()));
+        *self.running.lock().unwrap() = Some(testing);
+    }
+
+    /// The store, as soon as the last stream of the server before has let go of it.
+    async fn open(&self) -> DurableStore {
+        let begun = Instant::now();
+        loop {
+            match DurableStore::open(Options::new(self.directory.path())) {
+                Err(Error::Locked(_)) if begun.elapsed() < Duration::from_secs(30) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                opened => return opened.unwrap(),
+            }
         }
-        let store = Arc::new(DurableStore::open(Options::new(self.directory.path())).unwrap());
-        *server = Some(Testing::on(store, self.keys.clone()).await);
     }
 
     pub(super) async fn end(&self) {
-        if let Some(server) = self.server.write().await.take() {
-            server.end().await;
+        self.server.send_replace(None);
+        let running = self.running.lock().unwrap().take();
+        if let Some(testing) = running {
+            testing.end().await;
         }
     }
 
-    /// The server of the moment.
+    /// The server of the moment, or the next one.
     pub(super) async fn server(&self) -> Arc<crate::Server> {
-        let server = self.server.read().await;
-        server.as_ref().expect("the history goes on").server.clone()
+        let mut server = self.server.subscribe();
+        let server = server.wait_for(Option::is_some).await.expect("the world has its end");
+        server.clone().expect("it was waited for")
     }
 
     /// The answer to a request, which may be a stream.

@@ -139,7 +139,7 @@ impl Server {
         let admitted = match self.flow_control().admit(self, &user, &arrival.info, &arrival.query).await {
             Ok(admitted) => admitted,
             Err(refused) => {
-                return Ok(match self.audit().begin(&user, &arrival.info, &arrival.parts).await {
+                return Ok(match self.audit().begin(&user, &arrival.info, &arrival.parts).await? {
                     Some(record) => record.answer(refused, false).await,
                     None => refused,
                 });
@@ -155,7 +155,10 @@ impl Server {
 
     async fn route_as(self: &Arc<Self>, user: User, arrival: Arrival, body: RequestBody) -> Reply {
         let Arrival { parts, query, info } = arrival;
-        let audit = self.audit().begin(&user, &info, &parts).await;
+        let audit = match self.audit().begin(&user, &info, &parts).await {
+            Ok(audit) => audit,
+            Err(s) => return respond::status(&s),
+        };
         let long = deadline::is_long_running(&info);
         let call = Call { parts, query, info, user, warnings: Arc::default(), audit: audit.clone() };
         let served = AssertUnwindSafe(self.dispatch(call, body)).catch_unwind().await;
@@ -163,7 +166,7 @@ impl Server {
             let panicked = |_| Err(Status::internal_plain(PANICKED));
             return served.unwrap_or_else(panicked).unwrap_or_else(|s| respond::status(&s));
         };
-        let Ok(reply) = served else { return record.panicked() };
+        let Ok(reply) = served else { return record.panicked().await };
         let reply = reply.unwrap_or_else(|s| {
             record.failed(&s);
             respond::status(&s)

@@ -72,6 +72,7 @@ impl Server {
         self.metrics().requests.write(&mut out);
         self.metrics().admission.write(&mut out);
         self.flow_control().write_metrics(&mut out);
+        self.audit().write_metrics(&mut out);
         self.write_objects(&mut out);
         process::write(&mut out);
         out

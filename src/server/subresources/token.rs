@@ -9,6 +9,9 @@ use crate::Server;
 use crate::http::Call;
 use crate::http::respond::{self, Reply};
 
+/// The annotation that says in the audit log which token was issued.
+const ISSUED: &str = "authentication.kubernetes.io/issued-credential-id";
+
 /// Issues a bound token.
 pub async fn serve(
     server: &Arc<Server>,
@@ -17,6 +20,9 @@ pub async fn serve(
     request: &Value,
 ) -> Result<Reply, Status> {
     let account = server.registry().get(accounts, &call.info.namespace, &call.info.name).await?;
-    let review = server.tokens().request(server, &account, request).await?;
+    let (review, credential) = server.tokens().request(server, &account, request).await?;
+    if let Some(record) = &call.audit {
+        record.annotate(ISSUED, credential);
+    }
     Ok(respond::json(201, &review))
 }

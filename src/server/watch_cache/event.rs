@@ -8,6 +8,9 @@ use store::Revision;
 
 use crate::storage::{self, Storage};
 
+/// What an event takes, or an object beside its bytes.
+const OVERHEAD: usize = 256;
+
 /// One change of one object.
 #[derive(Debug)]
 pub struct CacheEvent {
@@ -61,6 +64,13 @@ impl Change {
 }
 
 impl CacheEvent {
+    /// What it takes in memory beside the objects that are there now, roughly.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let replaced = self.old.as_ref().map_or(0, |o| o.bytes().len() + OVERHEAD);
+        let deleted = if self.change == Change::Deleted { self.object.bytes().len() + OVERHEAD } else { 0 };
+        OVERHEAD + replaced + deleted
+    }
+
     /// What a watcher with a selection sees of it.
     pub fn seen(&self, selects: &(dyn Fn(&Object) -> bool + Send + Sync)) -> Option<Change> {
         let new = self.change != Change::Deleted && selects(&self.object);

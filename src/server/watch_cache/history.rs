@@ -1,7 +1,7 @@
 //! History across a restart: the store's last events become the cache's recent events again.
 //!
-//! Read is what the last [`REVISIONS`] revisions did; of a resource, at most as many events are
-//! made into objects as its cache would keep. What cannot be told in full is not told: the
+//! Read is what the last [`REVISIONS`] revisions did; of a resource, at most [`HISTORY`] events are
+//! made into objects. What cannot be told in full is not told: the
 //! history of a resource begins behind a deletion whose object was last written before that, and
 //! behind what is sealed with a key that is gone.
 
@@ -11,12 +11,14 @@ use std::sync::Arc;
 use api::{Object, Status};
 use store::{Revision, Store};
 
-use super::{CacheEvent, Change, HISTORY, Objects, Recent, event_of, prefix_of};
+use super::{Change, Objects, Recent, event_of, prefix_of};
 use crate::storage::{self, Storage};
 
 /// How many revisions are read back at a start: enough for the watches of clients that were
 /// connected when the server ended, and few enough to be read in milliseconds.
-const REVISIONS: u64 = 4 * HISTORY as u64;
+const REVISIONS: u64 = 4096;
+/// How many of them are made into events of one resource.
+const HISTORY: usize = 1024;
 
 /// The store's recent events of one resource.
 #[derive(Debug, Default)]
@@ -67,7 +69,7 @@ async fn begin(store: &dyn Store, after: Revision) -> Result<(store::Watch, Revi
 /// A value that does not decode.
 pub(super) fn rebuild(storage: &Storage, prefix: &str, past: &Past, objects: &Objects) -> Result<Recent, Status> {
     let mut oldest = past.oldest;
-    let mut events: Vec<(Arc<str>, Arc<CacheEvent>)> = Vec::with_capacity(past.events.len());
+    let mut events = VecDeque::with_capacity(past.events.len());
     let mut states: HashMap<Arc<str>, Option<Arc<Object>>> = HashMap::new();
     for event in &past.events {
         let key: Arc<str> = Arc::from(&event.key[prefix.len()..]);
@@ -82,28 +84,10 @@ pub(super) fn rebuild(storage: &Storage, prefix: &str, past: &Past, objects: &Ob
             states.insert(key, None);
             continue;
         };
-        states.insert(key.clone(), (event.change != Change::Deleted).then(|| event.object.clone()));
-        events.push((key, event));
+        states.insert(key, (event.change != Change::Deleted).then(|| event.object.clone()));
+        events.push_back(event);
     }
-    // Backwards from what is there now, each event is undone to see what was there before it.
-    let mut root = Some(objects.clone());
-    let mut recent = VecDeque::with_capacity(events.len());
-    for (key, event) in events.into_iter().rev() {
-        let before = root.clone().and_then(|r| undo(r, key, &event));
-        recent.push_front((event, root));
-        root = before;
-    }
-    Ok(Recent { events: recent, base: root, oldest })
-}
-
-/// The objects before an event; `None` when it is not known what it replaced.
-fn undo(mut objects: Objects, key: Arc<str>, event: &CacheEvent) -> Option<Objects> {
-    match (&event.old, event.change) {
-        (_, Change::Added) => objects.remove(&key),
-        (Some(old), _) => objects.insert(key, old.clone()),
-        (None, _) => return None,
-    };
-    Some(objects)
+    Ok(Recent::of(events, oldest))
 }
 
 #[cfg(test)]

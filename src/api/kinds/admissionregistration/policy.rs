@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{default_matching, expression, list, match_conditions, one_of, rule, selectors, set, text};
+use crate::cel::authorizer::NAMES;
 use crate::field::{ErrorList, FieldError};
 use crate::kinds::cells::{age, name, selector};
 use crate::kinds::child;
@@ -13,7 +14,7 @@ use crate::names;
 use crate::resource::Strategy;
 use crate::selector::LabelSelector;
 
-const DECLARED: [&str; 3] = ["params", "namespaceObject", "variables"];
+const DECLARED: [&str; 5] = [NAMES[0], NAMES[1], "params", "namespaceObject", "variables"];
 const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
 const ACTIONS: [&str; 3] = ["Audit", "Deny", "Warn"];
 
@@ -35,7 +36,7 @@ impl Strategy for Policy {
         let mut errors = param_kind(spec);
         errors.extend(one_of(spec, "failurePolicy", "spec", &["Fail", "Ignore"]));
         errors.extend(constraints(spec));
-        errors.extend(match_conditions(spec, "spec.matchConditions", &["params", "namespaceObject"]));
+        errors.extend(match_conditions(spec, "spec.matchConditions", &DECLARED[..4]));
         errors.extend(variables(spec));
         let annotations: Vec<&Value> = list(spec, "auditAnnotations").collect();
         if list(spec, "validations").next().is_none() && annotations.is_empty() {

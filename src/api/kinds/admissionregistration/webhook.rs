@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{default_matching, list, list_mut, match_conditions, one_of, rule, selectors, set, text};
+use crate::cel::authorizer::NAMES;
 use crate::field::{ErrorList, FieldError};
 use crate::kinds::cells::{age, name};
 use crate::names;
@@ -76,7 +77,7 @@ fn webhook(hook: &Value, path: &str) -> ErrorList {
     }
     errors.extend(selectors(hook, path));
     errors.extend(client(&hook["clientConfig"], &format!("{path}.clientConfig")));
-    errors.extend(match_conditions(hook, &format!("{path}.matchConditions"), &[]));
+    errors.extend(match_conditions(hook, &format!("{path}.matchConditions"), &NAMES));
     errors.extend(review_versions(hook, &format!("{path}.admissionReviewVersions")));
     errors
 }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use api::cel::Environment;
+use api::cel::authorizer::{Questions, ResourceCheck};
 use api::schema::{Schemas, TypeRef};
 use api::{Resource, Subresource};
 use serde_json::{Map, Value, json};
@@ -107,9 +108,19 @@ impl Request<'_> {
         request
     }
 
-    /// What expressions see of it.
-    pub(crate) fn environment(&self) -> Environment {
+    /// What expressions see of it; their questions to the authorizers are kept there.
+    pub(crate) fn environment(&self, questions: &Questions) -> Environment {
+        let a = self.attributes;
         let mut environment = Environment::default();
+        let own = ResourceCheck {
+            group: a.resource.group.clone(),
+            resource: a.resource.plural.clone(),
+            subresource: a.subresource.to_owned(),
+            namespace: a.namespace.to_owned(),
+            name: a.name.to_owned(),
+            ..Default::default()
+        };
+        environment.authorize(questions.clone(), own);
         environment.bind("object", self.object().as_deref().unwrap_or(&Value::Null));
         environment.bind("oldObject", self.old().as_deref().unwrap_or(&Value::Null));
         let mut request = self.describe();

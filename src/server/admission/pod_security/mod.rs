@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Weak;
 
 use api::Status;
+use api::field::ErrorList;
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ use self::checks::{Pod, Violation, details, evaluate, reasons};
 use self::policy::{Level, LevelVersion, Policy};
 use super::{Admission, Attributes, Operation, alive};
 use crate::Server;
+use crate::authn::aggregate;
 use crate::registry::{At, Selection};
 
 /// How many existing pods are looked at when a namespace gets a new level.
@@ -25,6 +27,7 @@ const SPARED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "port
 /// What is noted in the audit log.
 const EXEMPT: &str = "pod-security.kubernetes.io/exempt";
 const ENFORCED: &str = "pod-security.kubernetes.io/enforce-policy";
+const ERROR: &str = "pod-security.kubernetes.io/error";
 const VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
 
 /// Who is not looked at, and what holds where no label says otherwise.
@@ -108,7 +111,11 @@ impl Admission for PodSecurity {
         if spared || exempt.is_some() {
             return Ok(());
         }
-        let (policy, _) = self.policy(a.namespace).await?;
+        let (policy, wrong) = self.policy(a.namespace).await.inspect_err(|s| a.annotate(ERROR, s.message.clone()))?;
+        if !wrong.is_empty() {
+            let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+            a.annotate(ERROR, format!("Failed to parse policy: {}", aggregate(&wrong)));
+        }
         let unchanged = is_pod && old.is_some_and(|old| !changes_images(object, old));
         let Some(pod) = object.pointer(path).filter(|p| p.is_object() && !policy.is_open() && !unchanged) else {
             return Ok(());
@@ -118,7 +125,7 @@ impl Admission for PodSecurity {
 }
 
 impl PodSecurity {
-    async fn policy(&self, namespace: &str) -> Result<(Policy, Value), Status> {
+    async fn policy(&self, namespace: &str) -> Result<(Policy, ErrorList), Status> {
         let server = alive(&self.server)?;
         let namespaces = server.resource("", "v1", "namespaces")?;
         let found = server.registry().get_cached(&namespaces, "", namespace);
@@ -131,7 +138,7 @@ impl PodSecurity {
                 .map_err(|_| Status::internal(format!("failed to lookup namespace {namespace:?}")))?,
         };
         let labels = found.to_value()["metadata"]["labels"].take();
-        Ok((Policy::of_labels(&labels, self.configuration.defaults).0, labels))
+        Ok(Policy::of_labels(&labels, self.configuration.defaults))
     }
 
     fn pod(&self, a: &Attributes<'_>, policy: Policy, pod: &Value, enforce: bool) -> Result<(), Status> {

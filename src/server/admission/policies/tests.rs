@@ -144,3 +144,26 @@ async fn a_scale_is_admitted_as_one() {
     let s = scale(4).await.unwrap_err();
     assert!(s.message.contains("'scale' with binding 'scale' denied request"), "{s}");
 }
+
+#[tokio::test]
+async fn rules_may_ask_what_somebody_may_do() {
+    let t = Testing::start().await;
+    let rule = json!([
+        {"expression": "authorizer.requestResource.check('custom').allowed()", "message": "not by you"},
+        {"expression": "!authorizer.serviceAccount('default', 'default').group('').resource('secrets').namespace('default')\
+            .check('get').allowed()", "message": "secrets are open"},
+    ]);
+    let conditions = json!([{"name": "cluster-admins",
+        "expression": "object.metadata.name != 'other' || authorizer.path('/metrics').check('get').allowed()"}]);
+    policy(&t, "p", json!({"validations": rule, "matchConditions": conditions})).await;
+    bind(&t, "b", "p", json!({})).await;
+    config_map(&t, "default", "a", json!({})).await.unwrap();
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "open", "namespace": "default"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "default"}]});
+    t.create(&Gvr::dynamic("rbac.authorization.k8s.io", "v1", "rolebindings"), "default", &role).await;
+    t.server.registry().caches().fresh().await.unwrap();
+    let s = config_map(&t, "default", "b", json!({})).await.unwrap_err();
+    assert!(s.message.ends_with("denied request: secrets are open"), "{s}");
+}

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::cel::authorizer::NAMES;
 use api::{Object, Status};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::Attributes;
+use super::super::dynamic::authorizer::answered;
 use super::super::dynamic::conditions::{self, Conditions};
 use super::super::dynamic::matching::{self, Matching, Shown};
 use super::super::dynamic::request::Request;
@@ -88,7 +90,7 @@ impl Hook {
             timeout: Duration::from_secs(d.timeout_seconds.clamp(1, 30)),
             version: known.unwrap_or("v1"),
             matching: Matching::new(d.matching)?,
-            conditions: Conditions::new(&d.match_conditions, &[]).map_err(Status::internal)?,
+            conditions: Conditions::new(&d.match_conditions, &NAMES).map_err(Status::internal)?,
             client: Client::new(d.client_config),
             name: d.name,
         })
@@ -107,7 +109,8 @@ impl Hook {
             return Ok(Some(shown));
         }
         let request = Request { attributes: a, shown: shown.clone(), object, old };
-        match self.conditions.hold(&request.environment()) {
+        let held = answered(server, a.user, |questions| self.conditions.hold(&request.environment(questions)));
+        match held.await {
             Ok(true) => Ok(Some(shown)),
             Ok(false) => Ok(None),
             Err(why) if self.ignores_failures => {
