@@ -72,7 +72,8 @@ fn times_and_durations_are_read_or_refused() {
             time::go_duration(text);
             time::age(jiff::Timestamp::UNIX_EPOCH, text);
             let t = time::parse(text)?;
-            assert_eq!(time::parse(&time::rfc3339(t)).map(|t| t.as_second()), Some(t.as_second()), "{text:?}");
+            let floor = |t: jiff::Timestamp| t.as_nanosecond().div_euclid(1_000_000_000);
+            assert_eq!(time::parse(&time::rfc3339(t)).map(floor), Some(floor(t)), "{text:?}");
             Some(time::rfc3339_micro(t))
         });
     for seconds in [i64::MIN, i64::MAX, -1, 0] {

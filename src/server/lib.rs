@@ -35,6 +35,8 @@ pub mod expiry;
 pub mod flow_control;
 mod forward;
 mod health;
+#[cfg(test)]
+mod histories;
 pub mod http;
 pub mod join;
 pub mod local;

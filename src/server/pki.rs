@@ -363,3 +363,6 @@ impl Pki {
         LEAF_LIFETIME * 2 / 3
     }
 }
+
+#[cfg(test)]
+mod fuzz_tests;

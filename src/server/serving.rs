@@ -22,6 +22,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long connections may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// The headers of a request, in bytes, as upstream; and how many there may be, which HTTP/1 must know.
+const HEADER_BYTES: usize = 1 << 20;
+const HEADERS: usize = 512;
+
 /// Listens on an address.
 ///
 /// # Errors
@@ -94,11 +98,17 @@ async fn connection(
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(32));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(32))
+        .max_buf_size(HEADER_BYTES)
+        .max_headers(HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(Duration::from_secs(30)))
+        .max_header_list_size(HEADER_BYTES as u32)
         .max_concurrent_streams(250);
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
     tokio::pin!(serving);

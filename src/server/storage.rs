@@ -37,10 +37,15 @@ pub fn prefix_of(group: &str, plural: &str) -> String {
     format!("/registry/{}/{plural}/", if group.is_empty() { "core" } else { group })
 }
 
+/// What upstream passes on from etcd.
+fn too_large() -> Status {
+    Status::new(500, "", "etcdserver: request is too large")
+}
+
 /// Encodes an object for the store.
 ///
 /// # Errors
-/// 413 when it is too large to be stored.
+/// 500, as upstream, when it is too large to be stored.
 fn encode(value: &mut Value, created: bool) -> Result<Bytes, Status> {
     // A token that cannot occur in the object by chance or by malice marks where the
     // revision goes; nobody outside can know it.
@@ -50,10 +55,7 @@ fn encode(value: &mut Value, created: bool) -> Result<Bytes, Status> {
     let at = memchr::memmem::find(&json, token.as_bytes())
         .ok_or_else(|| Status::internal("the encoder lost metadata.resourceVersion"))?;
     if json.len() > MAX_OBJECT_BYTES {
-        return Err(Status::too_large(format!(
-            "Request entity too large: limit is {MAX_OBJECT_BYTES} bytes, the object has {}",
-            json.len()
-        )));
+        return Err(too_large());
     }
     let mut out = BytesMut::with_capacity(HEADER + json.len());
     out.put_u8(PLAIN);
@@ -225,7 +227,7 @@ impl From<Status> for WriteError {
 /// What a store error means to a client.
 pub fn status_of(e: store::Error) -> Status {
     match e {
-        store::Error::TooLarge { .. } => Status::too_large(e.to_string()),
+        store::Error::TooLarge { .. } => too_large(),
         store::Error::Closed => Status::unavailable("the server is shutting down"),
         store::Error::Compacted { .. } => Status::expired(e.to_string()),
         other => {

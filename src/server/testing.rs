@@ -16,12 +16,16 @@ use crate::encryption::{self, Keyring};
 use crate::request::User;
 use crate::{Config, Server};
 
+/// What one input costs is measured.
+#[global_allocator]
+static ALLOCATOR: fuzzing::Counting = fuzzing::Counting;
+
 /// The server, and what must live as long as it.
 pub struct Testing {
     pub server: Arc<Server>,
     tasks: TaskTracker,
     cancel: CancellationToken,
-    _keys: tempfile::TempDir,
+    _keys: Arc<tempfile::TempDir>,
 }
 
 impl Drop for Testing {
@@ -47,7 +51,21 @@ impl Testing {
     }
 
     async fn with(audit: crate::audit::Config, event_ttl: std::time::Duration) -> Testing {
-        let keys = tempfile::tempdir().unwrap();
+        let keys = Arc::new(tempfile::tempdir().unwrap());
+        Testing::over(Arc::new(store::MemoryStore::new()), keys, audit, event_ttl).await
+    }
+
+    /// A server on a store that may hold something already, with the keys of the one before.
+    pub async fn on(store: Arc<dyn store::Store>, keys: Arc<tempfile::TempDir>) -> Testing {
+        Testing::over(store, keys, Default::default(), std::time::Duration::from_secs(3600)).await
+    }
+
+    async fn over(
+        store: Arc<dyn store::Store>,
+        keys: Arc<tempfile::TempDir>,
+        audit: crate::audit::Config,
+        event_ttl: std::time::Duration,
+    ) -> Testing {
         let pki = Arc::new(crate::pki::Pki::load_or_create(keys.path(), &["localhost".to_owned()]).unwrap());
         let config = Config {
             advertise_address: [127, 0, 0, 1].into(),
@@ -67,7 +85,6 @@ impl Testing {
             authorization: crate::authz::Settings::default(),
         };
         let cancel = CancellationToken::new();
-        let store = Arc::new(store::MemoryStore::new());
         let tasks = TaskTracker::new();
         let server = Server::start(config, store, pki, &tasks, &cancel).await.unwrap();
         crate::bootstrap::run(&server).await.unwrap();

@@ -133,7 +133,7 @@ impl Connection {
 
     /// As [`Connection::call`] of a GET, of whose answer only the length and the beginning are kept.
     pub async fn skim(&mut self, path: &str, form: Form) -> Result<(u64, Bytes)> {
-        let mut response = self.start(Method::GET, path, form, Bytes::new()).await?;
+        let mut response = self.start(Method::GET, path, form, &[], Bytes::new()).await?;
         ensure!(response.status().is_success(), "{path}: {}", response.status());
         let (mut length, mut head) = (0, BytesMut::new());
         while let Some(frame) = response.frame().await {

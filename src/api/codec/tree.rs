@@ -10,6 +10,8 @@ use super::NESTING_MAX;
 
 /// In Go's words.
 pub(super) const TOO_DEEP: &str = "exceeded max depth";
+/// What anchors may be repeated to, in nodes; upstream begins to count there.
+const REPEATED_MAX: usize = 400_000;
 
 /// A level of YAML takes 2 KiB of stack, without optimization 25: more than a worker's stack has room for.
 const YAML_STACK: usize = 16 << 20;
@@ -136,6 +138,7 @@ fn options(duplicate_keys: DuplicateKeyPolicy) -> serde_saphyr::Options {
     serde_saphyr::options! {
         legacy_octal_numbers: true,
         duplicate_keys: duplicate_keys,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: REPEATED_MAX },
         budget: serde_saphyr::budget! {
             max_events: 10_000_000,
             max_nodes: 5_000_000,
@@ -163,7 +166,13 @@ impl<'de> serde::Deserialize<'de> for Yaml {
 
 /// Reads YAML on a stack that its deepest nesting fits on.
 fn read_yaml<T: Send>(read: impl FnOnce() -> Result<T, serde_saphyr::Error> + Send) -> Result<T, String> {
-    let read = || read().map_err(|e| format!("error converting YAML to JSON: yaml: {e}"));
+    let said = |e: serde_saphyr::Error| match e.to_string() {
+        e if e.starts_with("alias ") && e.contains("limit exceeded") => {
+            "document contains excessive aliasing".to_owned()
+        }
+        e => e,
+    };
+    let read = || read().map_err(|e| format!("error converting YAML to JSON: yaml: {}", said(e)));
     std::thread::scope(|s| {
         let reader = std::thread::Builder::new().name("yaml".into()).stack_size(YAML_STACK).spawn_scoped(s, read);
         let reader = reader.map_err(|e| format!("error converting YAML to JSON: no thread to read it on: {e}"))?;
@@ -175,7 +184,9 @@ fn read_yaml<T: Send>(read: impl FnOnce() -> Result<T, serde_saphyr::Error> + Se
 pub(super) fn parse(body: &[u8], yaml: bool) -> Result<(Value, Vec<String>), String> {
     if !yaml {
         return parse_json(body).map_err(|e| match e.to_string() {
-            e if e.starts_with("recursion limit exceeded") => TOO_DEEP.to_owned(),
+            e if e.starts_with("recursion limit exceeded") => {
+                format!("couldn't get version/kind; json parse error: {TOO_DEEP}")
+            }
             e => format!("couldn't get version/kind; json parse error: {e}"),
         });
     }

@@ -1,5 +1,7 @@
 //! Managed fields: who owns what, as examples and as properties.
 
+mod model;
+
 use proptest::prelude::*;
 
 use super::*;

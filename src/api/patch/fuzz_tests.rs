@@ -110,9 +110,9 @@ fn patches_do_not_nest_without_end() {
     let path = |i: usize| "/a".repeat(i * 100);
     let value: Value = serde_json::from_str(&fuzzing::inputs::nested("{\"a\":", "{}", "}", 100)).unwrap();
     let deeper: Value =
-        (0..5_000).map(|i| json!({"op": "add", "path": format!("{}/a", path(i)), "value": value})).collect();
+        (0..100).map(|i| json!({"op": "add", "path": format!("{}/a", path(i)), "value": value})).collect();
     assert_eq!(super::json(&json!({}), &deeper).unwrap_err().code, 422);
-    let copies: Value = (0..200).map(|i| json!({"op": "copy", "from": "/a", "path": "/a/a".repeat(i + 1)})).collect();
+    let copies: Value = (0..100).map(|i| json!({"op": "copy", "from": "/a", "path": "/a/a".repeat(i + 1)})).collect();
     assert_eq!(super::json(&json!({"a": {}}), &copies).unwrap_err().code, 422);
 }
 

@@ -21,7 +21,7 @@ pub fn json(current: &Value, patch: &Value) -> Result<Value, Status> {
         serde_json::from_value(patch.clone()).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
     if operations.0.len() > OPERATIONS_MAX {
         return Err(Status::too_large(format!(
-            "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
+            "Request entity too large: The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
             operations.0.len()
         )));
     }

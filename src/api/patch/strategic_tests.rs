@@ -1,5 +1,8 @@
 //! Tests of the module above.
 
+#[path = "strategic_model_tests.rs"]
+mod model;
+
 use proptest::prelude::*;
 use serde_json::json;
 

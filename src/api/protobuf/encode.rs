@@ -383,8 +383,9 @@ impl One<'_> {
     fn moment<E: Error>(self, text: &str) -> Result<(), E> {
         let time = crate::time::parse(text).ok_or_else(|| self.wrong("no time"))?;
         nested(self.out, self.tag, |out| {
-            number(out, 1, time.as_second() as u64);
-            number(out, 2, time.subsec_nanosecond() as u64);
+            let (nanos, second) = (time.as_nanosecond(), 1_000_000_000);
+            number(out, 1, nanos.div_euclid(second) as u64);
+            number(out, 2, nanos.rem_euclid(second) as u64);
             Ok(())
         })
     }

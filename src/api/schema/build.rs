@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use super::{Attributes, Definition, Field, Graph, Node, OBJECT_META, Schemas, Shape};
 
+/// Structs of upstream that have no fields; what else is an object without any takes all JSON.
+const FIELDLESS: [&str; 1] = [".CustomResourceSubresourceStatus"];
+
 /// The part of a JSON Schema that types are made of. Descriptions are skipped while reading.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -143,6 +146,9 @@ impl Builder {
                 Shape::List(item)
             }
             _ if s.properties.is_some() || (!self.graph.typed && s.additional.is_none() && s.kind.is_some()) => {
+                self.definition(name, s)
+            }
+            (Some("object"), _) if FIELDLESS.iter().any(|fieldless| name.ends_with(fieldless)) => {
                 self.definition(name, s)
             }
             (Some("object"), _) => match &s.additional {

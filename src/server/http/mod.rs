@@ -5,7 +5,11 @@
 
 pub mod deadline;
 pub mod encoding;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod json_list;
+#[cfg(test)]
+mod limits_tests;
 pub mod list_options;
 pub mod negotiate;
 pub mod respond;
