@@ -17,7 +17,7 @@ mod unset;
 
 pub use decode::decode;
 pub use encode::{Kind, watch_frame};
-pub use unset::drop_unset;
+pub use unset::{Unset, drop_unset, put_unset};
 
 /// What a body begins with; the envelope follows.
 const MAGIC: &[u8] = b"k8s\0";

@@ -39,8 +39,10 @@ pub(super) struct Field {
     /// `s` string, `b` bytes, `i` integer, `B` boolean, `d` double, `m` message.
     pub kind: u8,
     pub shape: Shape,
-    /// Whether JSON has the field when it is zero: pointers in Go, and what is never left out.
-    pub keeps_zero: bool,
+    /// Whether Go has a pointer, or leaves out the zero value of a struct.
+    pub pointer: bool,
+    /// Whether JSON has the field also when nobody has set it.
+    pub always: bool,
     of: u16,
 }
 
@@ -53,7 +55,18 @@ pub(super) struct Message {
     by_name: Vec<u16>,
 }
 
+impl Field {
+    /// Whether JSON has the field when it was set to zero.
+    pub(super) fn keeps_zero(&self) -> bool {
+        self.pointer || self.always
+    }
+}
+
 impl Message {
+    pub(super) fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
     pub(super) fn tagged(&self, tag: u32) -> Option<&Field> {
         self.fields.binary_search_by_key(&tag, |f| f.tag).ok().map(|i| &self.fields[i])
     }
@@ -108,7 +121,8 @@ fn field(line: &'static str, names: &HashMap<&'static str, u16>) -> Option<Field
         _ => Shape::One,
     };
     let of = parts.next().and_then(|n| names.get(n)).copied().unwrap_or(NONE);
-    Some(Field { tag, name, kind: kind.as_bytes()[0], shape, keeps_zero: kind.ends_with(['?', '!']), of })
+    let (pointer, always) = (kind.contains('?'), kind.ends_with('!'));
+    Some(Field { tag, name, kind: kind.as_bytes()[0], shape, pointer, always, of })
 }
 
 fn special(message: &str) -> Special {

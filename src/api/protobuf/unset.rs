@@ -1,12 +1,13 @@
-//! Fields that a client sent with Go's zero value. In a struct of Go's such a field is as one that
-//! was never sent, so a default applies to it and it is not stored.
+//! Fields that a client sent with Go's zero value, and fields that nobody has set. In a struct of
+//! Go's both are the same: a default applies to them, and JSON has them or not, as the struct's
+//! tags say.
 
 use serde_json::{Map, Value};
 
-use super::table::{self, Message, Shape, Special};
+use super::table::{self, Field, Message, Shape, Special};
 
 /// Takes out of an object of a built-in kind what its kind does not tell from what is absent:
-/// `""`, `0` and `false` where Go has no pointer and leaves zero values out.
+/// `""`, `0` and `false` where Go has no pointer and leaves zero values out, and nulls.
 pub fn drop_unset(object: &mut Value) {
     let text = |field: &str| object[field].as_str().unwrap_or_default();
     let Some(of) = table::of_kind(text("apiVersion"), text("kind")) else { return };
@@ -21,28 +22,103 @@ fn message(fields: &mut Map<String, Value>, of: &'static Message) {
     }
     fields.retain(|name, value| {
         let Some(field) = of.named(name) else { return true };
-        if field.shape == Shape::One && !field.keeps_zero && (value == "" || value == 0 || value == false) {
+        if value.is_null() {
+            // In what is any JSON a null is a value.
+            return table::of(field).is_some_and(|of| of.special == Special::Raw);
+        }
+        if field.shape == Shape::One && !field.keeps_zero() && (value == "" || value == 0 || value == false) {
             // A quantity or a duration may be zero.
             return field.kind == b'm';
         }
-        if let Some(of) = table::of(field) {
-            match (field.shape, value) {
-                (Shape::One, Value::Object(inner)) => message(inner, of),
-                (Shape::Many, Value::Array(all)) => {
-                    all.iter_mut().filter_map(Value::as_object_mut).for_each(|inner| message(inner, of));
-                }
-                (Shape::Map, Value::Object(all)) => {
-                    all.values_mut().filter_map(Value::as_object_mut).for_each(|inner| message(inner, of));
-                }
-                _ => {}
-            }
-        }
+        below(field, value, message);
         true
     });
     // What Go inlines has its fields among these.
     for of in of.inlined().filter_map(table::of) {
         message(fields, of);
     }
+}
+
+/// Does the same to the messages that a field holds.
+fn below(field: &Field, value: &mut Value, mut each: impl FnMut(&mut Map<String, Value>, &'static Message)) {
+    let Some(of) = table::of(field) else { return };
+    match (field.shape, value) {
+        (Shape::One, Value::Object(inner)) => each(inner, of),
+        (Shape::Many, Value::Array(all)) => {
+            all.iter_mut().filter_map(Value::as_object_mut).for_each(|inner| each(inner, of));
+        }
+        (Shape::Map, Value::Object(all)) => {
+            all.values_mut().filter_map(Value::as_object_mut).for_each(|inner| each(inner, of));
+        }
+        _ => {}
+    }
+}
+
+/// Which of the fields that JSON always has are put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unset {
+    /// Those with a value: empty structs, `""`, `0`, `false`.
+    Values,
+    /// Those that are null, too: lists, maps, times, pointers.
+    All,
+}
+
+/// Puts into an object of a built-in kind what JSON always has of it.
+pub fn put_unset(object: &mut Value, which: Unset) {
+    let text = |field: &str| object[field].as_str().unwrap_or_default();
+    let Some(of) = table::of_kind(text("apiVersion"), text("kind")) else { return };
+    if let Some(fields) = object.as_object_mut() {
+        complete(fields, of, which);
+    }
+}
+
+fn complete(fields: &mut Map<String, Value>, of: &'static Message, which: Unset) {
+    if of.special != Special::Plain {
+        return;
+    }
+    for field in of.fields() {
+        if field.name == "~" {
+            if let Some(inner) = table::of(field) {
+                complete(fields, inner, which);
+            }
+            continue;
+        }
+        if !fields.contains_key(field.name) {
+            match unset(field) {
+                None => continue,
+                Some(Value::Null) if which == Unset::Values => continue,
+                Some(v) => {
+                    fields.insert(field.name.to_owned(), v);
+                }
+            }
+        }
+        if let Some(value) = fields.get_mut(field.name) {
+            below(field, value, |inner, of| complete(inner, of, which));
+        }
+    }
+}
+
+/// What JSON has of a field that nobody has set; `None` where it has nothing.
+fn unset(field: &Field) -> Option<Value> {
+    if field.pointer || field.shape != Shape::One {
+        return field.always.then_some(Value::Null);
+    }
+    // No tag leaves out a struct.
+    if field.kind == b'm' {
+        return match table::of(field)?.special {
+            Special::Plain => Some(Value::Object(Map::new())),
+            Special::Time | Special::MicroTime | Special::Raw => Some(Value::Null),
+            Special::Quantity => Some("0".into()),
+            Special::IntOrString => Some(0.into()),
+            _ => None,
+        };
+    }
+    field.always.then(|| match field.kind {
+        b's' => "".into(),
+        b'B' => false.into(),
+        b'b' => Value::Null,
+        _ => 0.into(),
+    })
 }
 
 #[cfg(test)]
@@ -76,5 +152,42 @@ mod tests {
         let mut custom = json!({"apiVersion": "example.com/v1", "kind": "Pod", "spec": {"schedulerName": ""}});
         drop_unset(&mut custom);
         assert_eq!(custom["spec"], json!({"schedulerName": ""}));
+    }
+
+    #[test]
+    fn what_json_always_has_is_put_in() {
+        let mut set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"},
+            "spec": {"template": {"spec": {"containers": [{"name": "c", "env": [{"name": "A",
+                "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]}]}}}});
+        put_unset(&mut set, Unset::Values);
+        assert_eq!(
+            set,
+            json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"},
+                "spec": {"serviceName": "", "updateStrategy": {}, "template": {"metadata": {}, "spec": {"containers": [
+                    {"name": "c", "resources": {}, "env": [{"name": "A",
+                        "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "0"}}}]}]}}},
+                "status": {"replicas": 0, "availableReplicas": 0}})
+        );
+        let mut role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"}});
+        let before = role.clone();
+        put_unset(&mut role, Unset::Values);
+        assert_eq!(role, before);
+        put_unset(&mut role, Unset::All);
+        assert_eq!(role["rules"], Value::Null);
+        assert!(role.get("rules").is_some());
+        drop_unset(&mut role);
+        assert_eq!(role, before, "a null is as absent");
+        let mut event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}});
+        put_unset(&mut event, Unset::All);
+        assert_eq!(
+            event,
+            json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "involvedObject": {}, "source": {},
+                "reportingComponent": "", "reportingInstance": "",
+                "firstTimestamp": null, "lastTimestamp": null, "eventTime": null})
+        );
+        let custom = json!({"apiVersion": "example.com/v1", "kind": "Pod"});
+        let mut same = custom.clone();
+        put_unset(&mut same, Unset::All);
+        assert_eq!(same, custom);
     }
 }

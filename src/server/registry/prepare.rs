@@ -1,7 +1,10 @@
 //! From what a client sent to what is written: versions, names, and the fields that are not its to
 //! change.
 
+use std::sync::Arc;
+
 use api::codec::Decoded;
+use api::protobuf::Unset;
 use api::{Object, Resource, Status};
 use serde_json::{Map, Value};
 
@@ -84,6 +87,18 @@ pub fn served<'a>(resource: &Resource, stored: &'a Value) -> std::borrow::Cow<'a
 pub(super) fn default(resource: &Resource, object: &mut Value) {
     api::protobuf::drop_unset(object);
     resource.strategy.default(object);
+    api::protobuf::put_unset(object, Unset::Values);
+}
+
+/// The object as it is stored and shown: with what JSON always has of its kind.
+pub(super) fn finish(mut object: Value) -> Value {
+    api::protobuf::put_unset(&mut object, Unset::All);
+    object
+}
+
+/// A new object, as a dry run shows it.
+pub(super) fn shown(object: Value) -> Result<Arc<Object>, Status> {
+    Ok(Arc::new(Object::from_value(&finish(object)).map_err(Status::internal)?))
 }
 
 /// Checks and sets namespace and name as the URL has them.
@@ -149,7 +164,7 @@ pub(super) fn keep_system_metadata(new: &mut Value, old: &Value) {
     }
 }
 
-pub(super) fn keep_all_but_status(new: &mut Value, old: &Value) {
+pub(super) fn keep_all_but_status(new: &mut Value, old: &Value, keeps_metadata: bool) {
     let (Some(n), Some(o)) = (new.as_object_mut(), old.as_object()) else { return };
     n.retain(|k, _| k == "status" || k == "metadata");
     for (k, v) in o {
@@ -158,10 +173,15 @@ pub(super) fn keep_all_but_status(new: &mut Value, old: &Value) {
         }
     }
     if let Some(m) = n.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in ["ownerReferences", "finalizers"] {
-            match old["metadata"].get(field) {
-                Some(v) => m.insert(field.into(), v.clone()),
-                None => m.remove(field),
+        let fixed: &[&str] = if keeps_metadata {
+            &["ownerReferences", "finalizers", "labels", "annotations"]
+        } else {
+            &["ownerReferences", "finalizers"]
+        };
+        for field in fixed {
+            match old["metadata"].get(*field) {
+                Some(v) => m.insert((*field).into(), v.clone()),
+                None => m.remove(*field),
             };
         }
     }
