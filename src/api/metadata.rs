@@ -109,6 +109,11 @@ fn blank(value: &Value) -> Option<&Value> {
 fn is_builtin(object: &Value) -> bool {
     let api_version = object["apiVersion"].as_str().unwrap_or_default();
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    // Upstream checks definitions and API services as it does custom resources: their own
+    // finalizer has no path.
+    if matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io") {
+        return false;
+    }
     Schemas::builtin().type_of(group, version, object["kind"].as_str().unwrap_or_default()).is_some()
 }
 

@@ -82,6 +82,10 @@ pub trait Strategy: Send + Sync {
     fn prepare_update(&self, _new: &mut Value, _old: &Value) {}
     /// Before an update of `status`: beyond copying everything but status from the old object.
     fn prepare_status(&self, _new: &mut Value, _old: &Value) {}
+    /// Whether an update of the status leaves labels, annotations and the like as they are.
+    fn status_keeps_metadata(&self) -> bool {
+        false
+    }
     /// Before an update of another part of the object, by its subresource: copies over what that
     /// may not change. The default lets it change nothing but metadata.
     fn prepare_aspect(&self, _aspect: &str, new: &mut Value, old: &Value) {
@@ -149,6 +153,10 @@ pub trait Strategy: Send + Sync {
     fn begin_deletion(&self, _object: &mut Value) {}
     /// Whether something besides `metadata.finalizers` holds the deletion (namespaces: `spec.finalizers`).
     fn holds_deletion(&self, _object: &Value) -> bool {
+        false
+    }
+    /// Whether nobody manages fields of `spec`: once made it stays as it is.
+    fn keeps_spec(&self) -> bool {
         false
     }
     /// Whether a PUT of an absent object creates it.

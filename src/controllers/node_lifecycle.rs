@@ -168,7 +168,7 @@ impl NodeLifecycle {
         let mut new: Vec<Taint> = have.iter().filter(|t| !is_ours(t) || is_wanted(t)).cloned().collect();
         for (key, effect) in &wanted {
             if !new.iter().any(|t| t.key == *key && t.effect == *effect) {
-                let time_added = (*effect == "NoExecute").then(|| Time(Timestamp::now()));
+                let time_added = Some(Time(Timestamp::now()));
                 new.push(Taint { key: (*key).into(), effect: (*effect).into(), value: None, time_added });
             }
         }

@@ -176,7 +176,8 @@ async fn write_status(server: &Arc<Server>, resource: &Resource, name: &str, sta
         new["status"]["storedVersions"] = stored;
         Ok(Decoded { value: new, ..Default::default() })
     };
-    server.registry().modify(&WriteContext::new(system()), resource, "", name, &change).await.map(|_| ())
+    let ctx = WriteContext::new(system());
+    server.registry().update(&ctx, resource, "", name, "status", false, &change).await.map(|_| ())
 }
 
 /// Lets a definition go whose objects are gone.

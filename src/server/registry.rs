@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use api::codec::Decoded;
 use api::managed::Manager;
+use api::protobuf::{Unset, drop_unset, put_unset};
 use api::schema::{Schemas, TypeRef};
 use api::time::rfc3339;
 use api::{Object, Resource, Status};
@@ -21,7 +22,9 @@ use serde_json::{Value, json};
 use store::Expect;
 
 use self::deletion::{delete_preconditions, finished_deletion, marked_for_deletion};
-use self::prepare::{accept, default, keep_all_but_status, keep_system_metadata, named, place, preconditions};
+use self::prepare::{
+    accept, default, finish, keep_all_but_status, keep_system_metadata, named, place, preconditions, shown,
+};
 use crate::admission::{Admission, Attributes, Operation, Reinvocation, Warnings};
 use crate::audit::Record;
 use crate::conversion::Conversions;
@@ -108,7 +111,14 @@ impl WriteContext {
     }
 
     fn manager<'a>(&'a self, resource: &Resource, api_version: &'a str, subresource: &'a str) -> Manager<'a> {
-        Manager { name: &self.field_manager, api_version, subresource, has_status: resource.has_status, now: self.now }
+        Manager {
+            name: &self.field_manager,
+            api_version,
+            subresource,
+            has_status: resource.has_status,
+            keeps_spec: resource.strategy.keeps_spec(),
+            now: self.now,
+        }
     }
 }
 
@@ -267,10 +277,10 @@ impl Registry {
         match resource.webhook() {
             None => {
                 let mut value = object.to_value();
-                // So that a change is not seen where an older version of ours kept a zero value, or
-                // left one out.
-                api::protobuf::drop_unset(&mut value);
-                api::protobuf::show_unset(&mut value, api::protobuf::Shown::All);
+                // So that a change is not seen where an older version of ours kept a zero value or
+                // left out one that is always there.
+                drop_unset(&mut value);
+                put_unset(&mut value, Unset::Values);
                 Ok(value)
             }
             Some(_) => self.conversions()?.value(resource, object).await,
@@ -289,7 +299,7 @@ impl Registry {
             let to = resource.storage_api_version();
             object = self.conversions()?.convert_one(webhook, &to, object).await?;
         }
-        storage::write(&self.storage, &storage::prefix(resource), key, object, expect).await
+        storage::write(&self.storage, &storage::prefix(resource), key, finish(object), expect).await
     }
 
     /// What admission is to know of a write.
@@ -492,7 +502,7 @@ impl Registry {
             if self.cache(resource)?.objects().contains_key(key.as_str()) {
                 return Err(exists());
             }
-            return Ok(Arc::new(Object::from_value(&object).map_err(Status::internal)?));
+            return shown(object);
         }
         match self.write(resource, &key, object, Expect::Absent).await {
             Ok(o) => Ok(o),
@@ -577,6 +587,7 @@ impl Registry {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
         }
         let mut warnings = Vec::new();
+        let sent = config.value.clone();
         let mut config = accept(ctx, resource, config, &mut warnings)?;
         place(resource, &mut config, namespace, name)?;
         let (version, t) = (resource.api_version(), stored_type(resource));
@@ -584,7 +595,7 @@ impl Registry {
         for _ in 0..ATTEMPTS {
             let current = match self.get(resource, namespace, name).await {
                 Err(s) if s.is_not_found() && subresource.is_empty() => {
-                    let object = api::managed::apply(&manager, &t, None, &config, force)?;
+                    let object = api::managed::apply(&manager, &t, None, &config, &sent, force)?;
                     let made = self
                         .create_accepted(ctx, resource, namespace, name, object, Fields::Applied, &mut warnings)
                         .await;
@@ -597,7 +608,7 @@ impl Registry {
                 other => other?,
             };
             let old = self.value_of(resource, &current).await?;
-            let mut new = api::managed::apply(&manager, &t, Some(&old), &config, force)?;
+            let mut new = api::managed::apply(&manager, &t, Some(&old), &config, &sent, force)?;
             // A configuration may name the state that it is meant for; the merged object has the
             // live one's.
             for field in ["uid", "resourceVersion"] {
@@ -649,17 +660,18 @@ impl Registry {
             let mut new = change(&old)?.value;
             new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
             if ctx.dry_run {
-                return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
+                return shown(new);
             }
             let prefix = storage::prefix(resource);
             let result = if finished_deletion(resource, &new) {
                 let removed = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await;
                 removed.and_then(|revision| {
                     new["metadata"]["resourceVersion"] = revision.to_string().into();
-                    Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?))
+                    Ok(shown(new)?)
                 })
             } else {
-                storage::write(&self.storage, &prefix, &current.key(), new, Expect::Revision(current.revision())).await
+                let expect = Expect::Revision(current.revision());
+                storage::write(&self.storage, &prefix, &current.key(), finish(new), expect).await
             };
             match result {
                 Ok(o) => return Ok(o),
@@ -700,7 +712,7 @@ impl Registry {
                 strategy.prepare_update(&mut new, old);
             }
             "status" => {
-                keep_all_but_status(&mut new, old);
+                keep_all_but_status(&mut new, old, strategy.status_keeps_metadata());
                 strategy.prepare_status(&mut new, old);
             }
             aspect => strategy.prepare_aspect(aspect, &mut new, old),
@@ -744,13 +756,13 @@ impl Registry {
             return Ok(current.clone());
         }
         if ctx.dry_run {
-            return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
+            return Ok(shown(new)?);
         }
         if finished {
             let prefix = storage::prefix(resource);
             let revision = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
-            return Ok(Arc::new(Object::from_value(&new).map_err(Status::internal)?));
+            return Ok(shown(new)?);
         }
         self.write(resource, &current.key(), new, Expect::Revision(current.revision())).await
     }
@@ -795,7 +807,7 @@ impl Registry {
                 return Ok(Deleted::Pending(current));
             }
             if ctx.dry_run {
-                return Ok(Deleted::Pending(Arc::new(Object::from_value(&new).map_err(Status::internal)?)));
+                return Ok(Deleted::Pending(shown(new)?));
             }
             let expect = Expect::Revision(current.revision());
             match self.write(resource, &current.key(), new, expect).await {

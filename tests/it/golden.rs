@@ -126,12 +126,12 @@ impl Kubectl {
     }
 }
 
-fn list(items: impl Iterator<Item = Value>) -> String {
+pub fn list(items: impl Iterator<Item = Value>) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": items.collect::<Vec<_>>()}).to_string()
 }
 
 /// The objects that kubectl printed, as a list or one after the other.
-fn objects(printed: &str) -> Vec<Value> {
+pub fn objects(printed: &str) -> Vec<Value> {
     let all = serde_json::Deserializer::from_str(printed).into_iter::<Value>().map(Result::unwrap);
     all.flat_map(|v| match v {
         Value::Object(mut list) if list.get("kind").is_some_and(|k| k == "List") => {
@@ -165,7 +165,7 @@ fn merge(target: &mut Value, patch: &Value) {
 }
 
 /// Takes away what no two clusters have in common.
-fn settled(v: &mut Value) {
+pub fn settled(v: &mut Value) {
     match v {
         Value::Object(map) => {
             for k in ["uid", "creationTimestamp", "resourceVersion", "kubectl.kubernetes.io/last-applied-configuration"]
@@ -201,7 +201,7 @@ static VARYING: LazyLock<Vec<(regex::Regex, &str)>> = LazyLock::new(|| {
     .to_vec()
 });
 
-fn words(s: &str) -> String {
+pub fn words(s: &str) -> String {
     VARYING.iter().fold(s.to_owned(), |s, (r, with)| r.replace_all(&s, *with).into_owned())
 }
 
@@ -231,6 +231,11 @@ fn description(text: &str) -> String {
     let lines = text.lines().take_while(|l| !l.starts_with("Events:")).map(str::trim_end);
     let spaces = regex::Regex::new("(\\S)   *").unwrap();
     lines.fold(String::new(), |all, l| all + &spaces.replace_all(l, "$1  ") + "\n")
+}
+
+/// The objects alone.
+pub fn all() -> Vec<Value> {
+    read().into_iter().map(|(_, g)| g.object).collect()
 }
 
 fn directory() -> PathBuf {
@@ -292,7 +297,7 @@ fn an_object_of_every_kind_reads_as_upstream() {
 }
 
 /// The lines that only one of the two has.
-fn changed(was: &str, is: &str) -> String {
+pub fn changed(was: &str, is: &str) -> String {
     let only = |sign: &'static str, a: &str, b: &str| {
         let b: Vec<&str> = b.lines().collect();
         a.lines().filter(|l| !b.contains(l)).map(|l| format!("{sign}{l}\n")).collect::<String>()

@@ -29,6 +29,7 @@ pub struct Form {
 }
 
 /// How much of a long answer is kept.
+#[allow(dead_code, reason = "the benchmarks use it")]
 const HEAD: usize = 1024;
 const JSON: Form = Form { sent: "application/json", accept: "application/json" };
 
@@ -132,6 +133,7 @@ impl Connection {
     }
 
     /// As [`Connection::call`] of a GET, of whose answer only the length and the beginning are kept.
+    #[allow(dead_code, reason = "the benchmarks use it")]
     pub async fn skim(&mut self, path: &str, form: Form) -> Result<(u64, Bytes)> {
         let mut response = self.start(Method::GET, path, form, &[], Bytes::new()).await?;
         ensure!(response.status().is_success(), "{path}: {}", response.status());

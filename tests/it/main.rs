@@ -28,6 +28,7 @@ mod node;
 mod pods;
 mod python;
 mod tidy;
+mod verbs;
 #[path = "../../src/server/testing/webhook.rs"]
 mod webhook;
 mod webhooks;

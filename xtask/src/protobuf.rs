@@ -85,10 +85,14 @@ fn read_go(text: &str, package: &str, all: &mut GoFields) {
         let json = tag_of("json").unwrap_or_default();
         let words: Vec<&str> = declaration.split_whitespace().collect();
         let kind = words.last().copied().unwrap_or_default();
-        let presence = match kind.chars().next() {
-            Some('*') => "?",
-            _ if !json.is_empty() && !json.contains(",omitempty") && !json.contains(",omitzero") => "!",
-            _ => "",
+        let always = !json.is_empty() && !json.contains(",omitempty") && !json.contains(",omitzero");
+        // What Go leaves out when it is zero is as good as a pointer.
+        let pointer = kind.starts_with('*') || json.contains(",omitzero");
+        let presence = match (pointer, always) {
+            (true, true) => "?!",
+            (true, false) => "?",
+            (false, true) => "!",
+            (false, false) => "",
         };
         let field = GoField {
             json: json.split(',').next().unwrap_or_default().to_owned(),
@@ -138,8 +142,7 @@ fn proto_field(line: &str, package: &str, message: &str, go: &GoFields) -> Optio
         Some(g) if !matches!(g.json.as_str(), "" | "-") => g.json.clone(),
         _ => name.to_owned(),
     };
-    // Lists and maps that are empty are no fields at all.
-    let presence = of_go.filter(|_| shape.is_empty()).map_or("", |g| g.presence);
+    let presence = of_go.map_or("", |g| g.presence);
     Some(Field { tag, name: json, kind: letter, shape, presence, of })
 }
 

@@ -41,7 +41,7 @@ fn remember_storage(object: &mut Value) {
         stored.push(storage);
     }
     if !object["status"].is_object() {
-        object["status"] = json!({"conditions": [], "acceptedNames": {"plural": "", "kind": ""}});
+        object["status"] = json!({"acceptedNames": {"plural": "", "kind": ""}});
     }
     object["status"]["storedVersions"] = stored.into();
 }

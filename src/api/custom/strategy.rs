@@ -94,6 +94,10 @@ fn own_part(object: &Value, with_status: bool) -> Map<String, Value> {
 }
 
 impl Strategy for Custom {
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Value) {
         defaulting::apply(&self.compiled.parts().props, object);
     }

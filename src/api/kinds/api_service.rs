@@ -13,6 +13,10 @@ use crate::resource::Strategy;
 pub(super) struct ApiService;
 
 impl Strategy for ApiService {
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+
     fn default(&self, o: &mut Value) {
         if let Some(service) = o.pointer_mut("/spec/service").and_then(Value::as_object_mut)
             && service.get("port").is_none_or(Value::is_null)

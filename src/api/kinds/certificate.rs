@@ -47,6 +47,10 @@ const USAGES: [&str; 23] = [
 pub(super) struct CertificateSigningRequest;
 
 impl Strategy for CertificateSigningRequest {
+    fn keeps_spec(&self) -> bool {
+        true
+    }
+
     fn prepare_create(&self, o: &mut Value) {
         o["status"] = json!({});
     }

@@ -195,6 +195,10 @@ fn selectors(v: &Value, path: &str, errors: &mut ErrorList) {
 pub(super) struct ResourceClaim;
 
 impl Strategy for ResourceClaim {
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+
     fn default(&self, o: &mut Value) {
         default_spec(&mut o["spec"]);
     }

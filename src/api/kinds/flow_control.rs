@@ -84,6 +84,10 @@ fn conditions(o: &Value) -> ErrorList {
 pub(super) struct FlowSchema;
 
 impl Strategy for FlowSchema {
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+
     fn default(&self, o: &mut Value) {
         let Some(spec) = child(o, "spec") else { return };
         if spec.get("matchingPrecedence").and_then(Value::as_i64).unwrap_or(0) == 0 {
@@ -284,6 +288,10 @@ fn url_error(url: &str) -> Option<&'static str> {
 pub(super) struct PriorityLevel;
 
 impl Strategy for PriorityLevel {
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+
     fn default(&self, o: &mut Value) {
         let kind = text(&o["spec"], "type").to_owned();
         if let Some(limited) = o["spec"].get_mut("limited").and_then(Value::as_object_mut) {

@@ -13,6 +13,10 @@ use crate::resource::Strategy;
 pub(super) struct LimitRange;
 
 impl Strategy for LimitRange {
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, o: &mut Value) {
         for limit in list_mut(&mut o["spec"], "limits").filter(|l| l["type"] == "Container") {
             let of = |l: &Value, field: &str| l[field].as_object().cloned().unwrap_or_default();

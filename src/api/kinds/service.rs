@@ -23,6 +23,10 @@ fn forget(new: &mut Value, old: &Value, fields: &[&str]) {
 }
 
 impl Strategy for Service {
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, o: &mut Value) {
         let Some(s) = child(o, "spec") else { return };
         set(s, "type", "ClusterIP");
@@ -234,7 +238,9 @@ impl Strategy for EndpointSlice {
     }
 
     fn generation_changed(&self, new: &Value, old: &Value) -> bool {
+        // Upstream counts a change of labels as well.
         ["endpoints", "ports", "addressType"].iter().any(|f| new[*f] != old[*f])
+            || new["metadata"]["labels"] != old["metadata"]["labels"]
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {

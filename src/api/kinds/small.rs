@@ -18,6 +18,10 @@ const CONTROLLER_BYTES: usize = 250;
 pub(super) struct RuntimeClass;
 
 impl Strategy for RuntimeClass {
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+
     fn validate(&self, o: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let handler = text(o, "handler");

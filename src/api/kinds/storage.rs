@@ -145,6 +145,10 @@ impl Strategy for VolumeAttributesClass {
 pub(super) struct VolumeAttachment;
 
 impl Strategy for VolumeAttachment {
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+
     fn prepare_create(&self, o: &mut Value) {
         o["status"] = serde_json::json!({"attached": false});
     }

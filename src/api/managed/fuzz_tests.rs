@@ -9,7 +9,14 @@ use crate::schema::Schemas;
 use crate::testing::golden_of_resources;
 
 fn manager(name: &str) -> Manager<'_> {
-    Manager { name, api_version: "v1", subresource: "", has_status: true, now: Timestamp::UNIX_EPOCH }
+    Manager {
+        name,
+        api_version: "v1",
+        subresource: "",
+        has_status: true,
+        keeps_spec: false,
+        now: Timestamp::UNIX_EPOCH,
+    }
 }
 
 fn type_of(kind: &str) -> TypeRef {
@@ -36,11 +43,11 @@ fn every_kind_is_applied_and_updated_whatever_it_says() {
         check(6, (strategy(), strategy(), tree()), |(live, config, fields)| {
             let (Some(mut live), Some(config)) = (checked(live), checked(config)) else { return };
             update(&m, t, None, &mut live);
-            if let Ok(applied) = apply(&manager("kubectl"), t, Some(&live), &config, true) {
-                apply(&manager("b"), t, Some(&applied), &config, true).unwrap();
+            if let Ok(applied) = apply(&manager("kubectl"), t, Some(&live), &config, &config, true) {
+                apply(&manager("b"), t, Some(&applied), &config, &config, true).unwrap();
             }
             live["metadata"]["managedFields"] = json!([{"manager": "m", "operation": "Apply", "fieldsV1": fields}]);
-            let _ = apply(&m, t, Some(&live), &config, false);
+            let _ = apply(&m, t, Some(&live), &config, &config, false);
             let mut new = config.clone();
             update(&m, t, Some(&live), &mut new);
         });
@@ -54,7 +61,7 @@ fn the_time_goes_with_the_size() {
         json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "env": env}]}})
     };
     let t = type_of("Pod");
-    let applied = |(live, config): (Value, Value)| drop(apply(&manager("a"), &t, Some(&live), &config, true));
+    let applied = |(live, config): (Value, Value)| drop(apply(&manager("a"), &t, Some(&live), &config, &config, true));
     scales("an applied list with keys", 100, |n| (pod(n), pod(n)), applied);
     let updated = |(old, mut new): (Value, Value)| update(&manager("a"), &t, Some(&old), &mut new);
     let changed = |n: usize| {
@@ -69,10 +76,10 @@ fn the_time_goes_with_the_size() {
     let data = |n: usize| json!({"metadata": {"name": "a"}, "data": (0..n).map(|i| (format!("k{i}"), json!("v"))).collect::<serde_json::Map<_, _>>()});
     let t = type_of("ConfigMap");
     let conflicts = |(live, config): (Value, Value)| {
-        let mine = apply(&manager("a"), &t, None, &live, false).unwrap();
+        let mine = apply(&manager("a"), &t, None, &live, &live, false).unwrap();
         let mut config = config;
         config["data"].as_object_mut().unwrap().values_mut().for_each(|v| *v = "w".into());
-        assert_eq!(apply(&manager("b"), &t, Some(&mine), &config, false).unwrap_err().code, 409);
+        assert_eq!(apply(&manager("b"), &t, Some(&mine), &config, &config, false).unwrap_err().code, 409);
     };
     scales("conflicts", 300, |n| (data(n), data(n)), conflicts);
 }

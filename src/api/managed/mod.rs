@@ -49,6 +49,8 @@ pub struct Manager<'a> {
     pub subresource: &'a str,
     /// Whether status is a subresource, so that only it changes status.
     pub has_status: bool,
+    /// Whether no request changes `spec`.
+    pub keeps_spec: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -59,6 +61,7 @@ struct Entry {
     operation: String,
     api_version: String,
     subresource: String,
+    /// Empty for an apply that has never changed a value.
     time: String,
     fields: FieldSet,
 }
@@ -69,10 +72,12 @@ impl Entry {
             ("manager".to_owned(), self.manager.into()),
             ("operation".to_owned(), self.operation.into()),
             ("apiVersion".to_owned(), self.api_version.into()),
-            ("time".to_owned(), self.time.into()),
             ("fieldsType".to_owned(), "FieldsV1".into()),
             ("fieldsV1".to_owned(), self.fields.into_value()),
         ]);
+        if !self.time.is_empty() {
+            v.insert("time".to_owned(), self.time.into());
+        }
         if !self.subresource.is_empty() {
             v.insert("subresource".to_owned(), self.subresource.into());
         }
@@ -129,6 +134,7 @@ impl Manager<'_> {
     /// What of a set this request can manage.
     fn manageable(&self, set: FieldSet) -> FieldSet {
         let set = UNMANAGED.iter().fold(set, |s, path| s.without(path));
+        let set = if self.keeps_spec { set.without(&["spec"]) } else { set };
         match (self.subresource, self.has_status) {
             ("status", _) => set.only("status").union(&set.only("metadata")),
             ("", true) => set.without(&["status"]),
@@ -193,7 +199,8 @@ fn join_oldest(all: &mut Vec<Entry>) {
     all.append(&mut updates);
 }
 
-/// What applying `config` makes of `live` (`None` when it does not exist), with entries.
+/// What applying `config` makes of `live` (`None` when it does not exist), with entries. `sent` is
+/// the configuration in the version of the request.
 ///
 /// # Errors
 /// 409 in upstream's words when others manage what would change, unless `force`.
@@ -202,6 +209,7 @@ pub fn apply(
     t: &TypeRef,
     live: Option<&Value>,
     config: &Value,
+    sent: &Value,
     force: bool,
 ) -> Result<Value, Status> {
     let config = without_entries(config);
@@ -223,7 +231,7 @@ pub fn apply(
     let merged = merge::merge(&current, &config, t);
     let changed = merge::changed(&current, &merged, t);
     // Who moves from client-side to server-side apply owns what it has applied before.
-    let own = last_applied(manager, live).map(|o| FieldSet::of(&o, t)).unwrap_or_default();
+    let own = last_applied(manager, live).map(|o| unchanged(&o, &current, t)).unwrap_or_default();
     let mut conflicts = Vec::new();
     for e in all.iter().filter(|e| !manager.is(e, "Apply")) {
         let theirs = e.fields.both(&changed).both(&wanted).minus(&own);
@@ -242,12 +250,13 @@ pub fn apply(
     let kept = others.union(&wanted);
     let cut = last.minus(&kept);
     let mut object = merge::remove(&merged, &cut, &kept, t).unwrap_or(merged);
-    let same = last == wanted && object == current;
-    match all.iter_mut().find(|e| manager.is(e, "Apply")) {
-        Some(e) if same => e.api_version = manager.api_version.to_owned(),
-        Some(e) => *e = manager.entry("Apply", wanted),
-        None => all.push(manager.entry("Apply", wanted)),
+    let mut entry = manager.entry("Apply", wanted);
+    let before = all.extract_if(.., |e| manager.is(e, "Apply")).next();
+    if object == current {
+        // As upstream: the time is that of the last change of a value.
+        entry.time = before.map(|e| e.time).unwrap_or_default();
     }
+    all.push(entry);
     // What others managed and is gone is nobody's.
     let there = FieldSet::of(&object, t);
     for e in all.iter_mut().filter(|e| !manager.is(e, "Apply")) {
@@ -256,7 +265,11 @@ pub fn apply(
     }
     if last_applied(manager, live).is_some() {
         // Kept up, so that client-side apply can be used again.
-        let mut text = serde_json::to_string(&config).unwrap_or_default();
+        let mut sent = sent.clone();
+        if let Some(annotations) = sent.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+            annotations.remove(LAST_APPLIED);
+        }
+        let mut text = serde_json::to_string(&sent).unwrap_or_default();
         text.push('\n');
         object["metadata"]["annotations"][LAST_APPLIED] = text.into();
     }
@@ -270,6 +283,13 @@ fn last_applied(manager: &Manager<'_>, live: &Value) -> Option<Value> {
         return None;
     }
     serde_json::from_str(live["metadata"]["annotations"][LAST_APPLIED].as_str()?).ok()
+}
+
+/// The fields that were applied and still have the value that was applied.
+fn unchanged(applied: &Value, live: &Value, t: &TypeRef) -> FieldSet {
+    let set = FieldSet::of(applied, t);
+    let gone = set.minus(&FieldSet::of(live, t));
+    set.minus(&merge::changed(applied, live, t)).minus(&gone)
 }
 
 /// The part of a configuration that a request of this subresource applies.

@@ -12,11 +12,22 @@ fn map_type() -> TypeRef {
 }
 
 fn manager(name: &str) -> Manager<'_> {
-    Manager { name, api_version: "v1", subresource: "", has_status: false, now: Timestamp::UNIX_EPOCH }
+    Manager {
+        name,
+        api_version: "v1",
+        subresource: "",
+        has_status: false,
+        keeps_spec: false,
+        now: Timestamp::UNIX_EPOCH,
+    }
 }
 
 fn config(data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "n"}, "data": data})
+}
+
+fn applied(m: &Manager<'_>, t: &TypeRef, live: Option<&Value>, wanted: &Value, force: bool) -> Result<Value, Status> {
+    apply(m, t, live, wanted, wanted, force)
 }
 
 fn owners(object: &Value, key: &str) -> Vec<String> {
@@ -31,7 +42,7 @@ fn owners(object: &Value, key: &str) -> Vec<String> {
 fn appliers_share_own_and_give_up_fields() {
     let t = map_type();
     let apply = |who: &str, live: Option<&Value>, data: Value, force: bool| {
-        super::apply(&manager(who), &t, live, &config(data), force)
+        applied(&manager(who), &t, live, &config(data), force)
     };
     let one = apply("a", None, json!({"x": "1", "y": "1"}), false).unwrap();
     assert_eq!(owners(&one, "x"), ["a"]);
@@ -53,13 +64,12 @@ fn appliers_share_own_and_give_up_fields() {
 #[test]
 fn an_update_takes_what_it_changes() {
     let t = map_type();
-    let one = super::apply(&manager("a"), &t, None, &config(json!({"x": "1", "y": "1"})), false).unwrap();
+    let one = applied(&manager("a"), &t, None, &config(json!({"x": "1", "y": "1"})), false).unwrap();
     let mut changed = one.clone();
     changed["data"]["x"] = json!("2");
     update(&manager("kubectl-edit"), &t, Some(&one), &mut changed);
     assert_eq!((owners(&changed, "x"), owners(&changed, "y")), (vec!["kubectl-edit".to_owned()], vec!["a".to_owned()]));
-    let refused =
-        super::apply(&manager("a"), &t, Some(&changed), &config(json!({"x": "1", "y": "1"})), false).unwrap_err();
+    let refused = applied(&manager("a"), &t, Some(&changed), &config(json!({"x": "1", "y": "1"})), false).unwrap_err();
     assert_eq!(refused.message, "Apply failed with 1 conflict: conflict with \"kubectl-edit\" using v1: .data.x");
     let mut forgotten = changed.clone();
     forgotten["metadata"]["managedFields"] = json!([{}]);
@@ -73,17 +83,51 @@ fn kubectl_moves_from_client_side_to_server_side_apply() {
     let mut live = config(json!({"x": "1"}));
     live["metadata"]["annotations"] = json!({LAST_APPLIED: config(json!({"x": "1"})).to_string()});
     update(&manager("kubectl-client-side-apply"), &t, None, &mut live);
-    let applied = super::apply(&manager("kubectl"), &t, Some(&live), &config(json!({"x": "2"})), false).unwrap();
-    assert_eq!(applied["data"]["x"], "2");
-    assert!(applied["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap().contains(r#"{"x":"2"}"#));
-    assert!(super::apply(&manager("other"), &t, Some(&live), &config(json!({"x": "2"})), false).is_err());
+    let moved = applied(&manager("kubectl"), &t, Some(&live), &config(json!({"x": "2"})), false).unwrap();
+    assert_eq!(moved["data"]["x"], "2");
+    assert!(moved["metadata"]["annotations"][LAST_APPLIED].as_str().unwrap().contains(r#"{"x":"2"}"#));
+    assert!(applied(&manager("other"), &t, Some(&live), &config(json!({"x": "2"})), false).is_err());
+}
+
+#[test]
+fn kubectl_moves_only_what_is_as_it_was_applied() {
+    let t = map_type();
+    let mut live = config(json!({"x": "defaulted"}));
+    live["metadata"]["annotations"] = json!({LAST_APPLIED: config(json!({"x": "1"})).to_string()});
+    update(&manager("kubectl-create"), &t, None, &mut live);
+    let refused = applied(&manager("kubectl"), &t, Some(&live), &config(json!({"x": "1"})), false).unwrap_err();
+    assert_eq!(refused.message, "Apply failed with 1 conflict: conflict with \"kubectl-create\" using v1: .data.x");
+}
+
+#[test]
+fn an_apply_that_changes_no_value_has_no_time_of_its_own() {
+    let t = map_type();
+    let first = applied(&manager("a"), &t, None, &config(json!({"x": "1"})), false).unwrap();
+    let later = Manager { now: Timestamp::from_second(9).unwrap(), ..manager("b") };
+    let both = applied(&later, &t, Some(&first), &config(json!({"x": "1"})), false).unwrap();
+    let times: Vec<(&str, bool)> = both["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| (e["manager"].as_str().unwrap(), e.get("time").is_some()))
+        .collect();
+    assert_eq!(times, [("b", false), ("a", true)]);
+}
+
+#[test]
+fn nobody_manages_a_spec_that_stays() {
+    let t = Schemas::builtin().type_of("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap();
+    let m = Manager { has_status: true, keeps_spec: true, ..manager("a") };
+    let mut made = json!({"metadata": {"name": "c"}, "spec": {"signerName": "x.y/z"}});
+    update(&m, &t, None, &mut made);
+    assert!(made["metadata"].get("managedFields").is_none());
 }
 
 #[test]
 fn what_was_there_before_is_the_pasts() {
     let t = map_type();
     let live = config(json!({"x": "1", "y": "1"}));
-    let refused = super::apply(&manager("a"), &t, Some(&live), &config(json!({"x": "2"})), false).unwrap_err();
+    let refused = applied(&manager("a"), &t, Some(&live), &config(json!({"x": "2"})), false).unwrap_err();
     assert!(refused.message.contains("\"before-first-apply\" using v1: .data.x"), "{}", refused.message);
 }
 
@@ -92,12 +136,11 @@ fn status_is_managed_through_its_subresource_alone() {
     let t = Schemas::builtin().type_of("apps", "v1", "Deployment").unwrap();
     let m = Manager { has_status: true, api_version: "apps/v1", ..manager("a") };
     let given = json!({"metadata": {"name": "d"}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
-    let made = super::apply(&m, &t, None, &given, false).unwrap();
+    let made = applied(&m, &t, None, &given, false).unwrap();
     assert_eq!(made["metadata"]["managedFields"][0]["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
     let status = Manager { subresource: "status", ..m };
     let both =
-        super::apply(&status, &t, Some(&made), &json!({"spec": {"replicas": 5}, "status": {"replicas": 1}}), false)
-            .unwrap();
+        applied(&status, &t, Some(&made), &json!({"spec": {"replicas": 5}, "status": {"replicas": 1}}), false).unwrap();
     assert_eq!(both["spec"]["replicas"], 1);
     assert_eq!(both["metadata"]["managedFields"].as_array().unwrap().len(), 2);
 }
@@ -128,12 +171,12 @@ proptest! {
         let mut live: Option<Value> = None;
         for (who, data) in steps {
             let wanted = config(json!(data));
-            let once = super::apply(&manager(names[who]), &t, live.as_ref(), &wanted, true).unwrap();
+            let once = applied(&manager(names[who]), &t, live.as_ref(), &wanted, true).unwrap();
             for (k, v) in &data {
                 prop_assert_eq!(&once["data"][k], v);
                 prop_assert!(owners(&once, k).contains(&names[who].to_owned()));
             }
-            let twice = super::apply(&manager(names[who]), &t, Some(&once), &wanted, false).unwrap();
+            let twice = applied(&manager(names[who]), &t, Some(&once), &wanted, false).unwrap();
             prop_assert_eq!(&twice, &once);
             live = Some(once);
         }
@@ -150,13 +193,13 @@ fn what_is_no_longer_applied_goes_from_items_that_stay() {
     let all = json!({"name": "c", "image": "i", "imagePullPolicy": "Always",
         "ports": [{"containerPort": 80, "protocol": "TCP"}, {"containerPort": 81, "protocol": "TCP"}],
         "resources": {"limits": {"cpu": "1"}}});
-    let mut one = super::apply(&manager("a"), &t, None, &pod(all), false).unwrap();
+    let mut one = applied(&manager("a"), &t, None, &pod(all), false).unwrap();
     one["spec"]["containers"][0]["stdin"] = json!(true); // as if by default: nobody's
     let less = json!({"name": "c", "image": "i", "ports": [{"containerPort": 81, "protocol": "TCP"}]});
-    let two = super::apply(&manager("a"), &t, Some(&one), &pod(less), false).unwrap();
+    let two = applied(&manager("a"), &t, Some(&one), &pod(less), false).unwrap();
     let expected =
         json!({"name": "c", "image": "i", "stdin": true, "ports": [{"containerPort": 81, "protocol": "TCP"}]});
     assert_eq!(two["spec"]["containers"][0], expected);
-    let three = super::apply(&manager("a"), &t, Some(&two), &pod(json!({"name": "c", "image": "i"})), false).unwrap();
+    let three = applied(&manager("a"), &t, Some(&two), &pod(json!({"name": "c", "image": "i"})), false).unwrap();
     assert_eq!(three["spec"]["containers"][0], json!({"name": "c", "image": "i", "stdin": true}));
 }

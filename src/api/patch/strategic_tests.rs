@@ -153,11 +153,7 @@ fn deployment_strategy_keeps_only_the_keys_named() {
 fn refusals() {
     let current = json!({"containers": [{"name": "a"}]});
     for (patch, code, start) in [
-        (
-            json!({"containers": [{"image": "x"}]}),
-            500,
-            "map: {\"image\":\"x\"} does not contain declared merge key: name",
-        ),
+        (json!({"containers": [{"image": "x"}]}), 500, "map: map[image:x] does not contain declared merge key: name"),
         (json!({"containers": [{"name": "a", "$patch": "merge"}]}), 500, "merging lists cannot yet"),
         (json!({"containers": [{"name": "a", "$patch": "what"}]}), 500, "unknown patch type: what in map"),
         (json!({"$patch": "what"}), 500, "unknown patch type: what in map"),

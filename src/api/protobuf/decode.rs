@@ -133,7 +133,7 @@ fn message(body: &[u8], of: &'static Message, depth: usize) -> Result<Map<String
             Shape::One => {
                 if let Some(v) = value(f, &wire, depth)? {
                     let zero = v == 0 || v == false || v == "";
-                    if !zero || f.keeps_zero {
+                    if !zero || f.keeps_zero() {
                         out.insert(f.name.to_owned(), v);
                     }
                 }

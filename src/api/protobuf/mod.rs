@@ -17,10 +17,7 @@ mod unset;
 
 pub use decode::decode;
 pub use encode::{Kind, watch_frame};
-pub use unset::{Shown, drop_unset, show_unset};
+pub use unset::{Unset, drop_unset, put_unset};
 
 /// What a body begins with; the envelope follows.
 const MAGIC: &[u8] = b"k8s\0";
-
-#[cfg(test)]
-mod fuzz_tests;

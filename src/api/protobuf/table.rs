@@ -39,9 +39,9 @@ pub(super) struct Field {
     /// `s` string, `b` bytes, `i` integer, `B` boolean, `d` double, `m` message.
     pub kind: u8,
     pub shape: Shape,
-    /// Whether JSON has the field when it is zero: pointers in Go, and what is never left out.
-    pub keeps_zero: bool,
-    /// Whether JSON always has the field: structs in Go, and what is never left out.
+    /// Whether Go has a pointer, or leaves out the zero value of a struct.
+    pub pointer: bool,
+    /// Whether JSON has the field also when nobody has set it.
     pub always: bool,
     of: u16,
 }
@@ -53,11 +53,28 @@ pub(super) struct Message {
     fields: Vec<Field>,
     /// Indexes of `fields`, sorted by name; inlined structs are not in it.
     by_name: Vec<u16>,
-    /// Indexes of the fields that JSON always has.
-    always: Vec<u16>,
+    /// Indexes of the fields that JSON has also when nobody has set them.
+    shown: Vec<u16>,
+}
+
+impl Field {
+    /// Whether JSON has the field when it was set to zero.
+    pub(super) fn keeps_zero(&self) -> bool {
+        self.pointer || self.always
+    }
+
+    /// Whether JSON has the field also when nobody has set it: no tag leaves out a struct.
+    fn is_shown(&self) -> bool {
+        self.always || (self.kind == b'm' && self.shape == Shape::One && !self.pointer)
+    }
 }
 
 impl Message {
+    /// The fields that JSON has also when nobody has set them.
+    pub(super) fn shown(&self) -> impl Iterator<Item = &Field> {
+        self.shown.iter().map(|i| &self.fields[*i as usize])
+    }
+
     pub(super) fn tagged(&self, tag: u32) -> Option<&Field> {
         self.fields.binary_search_by_key(&tag, |f| f.tag).ok().map(|i| &self.fields[i])
     }
@@ -65,10 +82,6 @@ impl Message {
     pub(super) fn named(&self, name: &str) -> Option<&Field> {
         let found = self.by_name.binary_search_by(|i| self.fields[*i as usize].name.cmp(name)).ok()?;
         Some(&self.fields[self.by_name[found] as usize])
-    }
-
-    pub(super) fn always(&self) -> impl Iterator<Item = &Field> {
-        self.always.iter().map(|i| &self.fields[*i as usize])
     }
 
     pub(super) fn inlined(&self) -> impl Iterator<Item = &Field> {
@@ -95,7 +108,7 @@ static ALL: LazyLock<Table> = LazyLock::new(|| {
                 special: special(line),
                 fields: Vec::new(),
                 by_name: Vec::new(),
-                always: Vec::new(),
+                shown: Vec::new(),
             }),
             Some(rest) => {
                 if let (Some(m), Some(f)) = (messages.last_mut(), field(rest, &names)) {
@@ -107,7 +120,7 @@ static ALL: LazyLock<Table> = LazyLock::new(|| {
     for m in &mut messages {
         m.fields.sort_by_key(|f| f.tag);
         m.by_name = (0u16..).zip(&m.fields).filter(|(_, f)| f.name != "~").map(|(i, _)| i).collect();
-        m.always = m.by_name.iter().copied().filter(|i| m.fields[*i as usize].always).collect();
+        m.shown = m.by_name.iter().copied().filter(|i| m.fields[*i as usize].is_shown()).collect();
         m.by_name.sort_by_key(|i| m.fields[*i as usize].name);
     }
     Table { messages, names }
@@ -122,12 +135,8 @@ fn field(line: &'static str, names: &HashMap<&'static str, u16>) -> Option<Field
         _ => Shape::One,
     };
     let of = parts.next().and_then(|n| names.get(n)).copied().unwrap_or(NONE);
-    let letter = kind.as_bytes()[0];
-    // The one struct that is left out when it is zero.
-    let omitted = name == "creationTimestamp";
-    let is_struct = letter == b'm' && shape == Shape::One && !kind.ends_with('?') && !omitted;
-    let always = is_struct || kind.ends_with('!');
-    Some(Field { tag, name, kind: letter, shape, keeps_zero: kind.ends_with(['?', '!']), always, of })
+    let (pointer, always) = (kind.contains('?'), kind.ends_with('!'));
+    Some(Field { tag, name, kind: kind.as_bytes()[0], shape, pointer, always, of })
 }
 
 fn special(message: &str) -> Special {

@@ -1,13 +1,13 @@
-//! What Go does not tell apart. A field that a client sent with the zero value, or null, is in a
-//! struct of Go's as one that was never sent: a default applies to it, and it is not stored. A field
-//! that is a struct, or that no tag allows to be left out, is shown even so.
+//! Fields that a client sent with Go's zero value, and fields that nobody has set. In a struct of
+//! Go's both are the same: a default applies to them, and JSON has them or not, as the struct's
+//! tags say.
 
 use serde_json::{Map, Value};
 
 use super::table::{self, Field, Message, Shape, Special};
 
 /// Takes out of an object of a built-in kind what its kind does not tell from what is absent:
-/// null, and `""`, `0` and `false` where Go has no pointer and leaves zero values out.
+/// `""`, `0` and `false` where Go has no pointer and leaves zero values out, and nulls.
 pub fn drop_unset(object: &mut Value) {
     let text = |field: &str| object[field].as_str().unwrap_or_default();
     let Some(of) = table::of_kind(text("apiVersion"), text("kind")) else { return };
@@ -23,24 +23,14 @@ fn message(fields: &mut Map<String, Value>, of: &'static Message) {
     fields.retain(|name, value| {
         let Some(field) = of.named(name) else { return true };
         if value.is_null() {
-            return false;
+            // In what is any JSON a null is a value.
+            return table::of(field).is_some_and(|of| of.special == Special::Raw);
         }
-        if field.shape == Shape::One && !field.keeps_zero && (value == "" || value == 0 || value == false) {
+        if field.shape == Shape::One && !field.keeps_zero() && (value == "" || value == 0 || value == false) {
             // A quantity or a duration may be zero.
             return field.kind == b'm';
         }
-        if let Some(of) = table::of(field) {
-            match (field.shape, value) {
-                (Shape::One, Value::Object(inner)) => message(inner, of),
-                (Shape::Many, Value::Array(all)) => {
-                    all.iter_mut().filter_map(Value::as_object_mut).for_each(|inner| message(inner, of));
-                }
-                (Shape::Map, Value::Object(all)) => {
-                    all.values_mut().filter_map(Value::as_object_mut).for_each(|inner| message(inner, of));
-                }
-                _ => {}
-            }
-        }
+        below(field, value, message);
         true
     });
     // What Go inlines has its fields among these.
@@ -49,65 +39,90 @@ fn message(fields: &mut Map<String, Value>, of: &'static Message) {
     }
 }
 
-/// What [`show_unset`] puts in.
+/// Does the same to the messages that a field holds.
+fn below(field: &Field, value: &mut Value, mut each: impl FnMut(&mut Map<String, Value>, &'static Message)) {
+    let Some(of) = table::of(field) else { return };
+    match (field.shape, value) {
+        (Shape::One, Value::Object(inner)) => each(inner, of),
+        (Shape::Many, Value::Array(all)) => {
+            all.iter_mut().filter_map(Value::as_object_mut).for_each(|inner| each(inner, of));
+        }
+        (Shape::Map, Value::Object(all)) => {
+            all.values_mut().filter_map(Value::as_object_mut).for_each(|inner| each(inner, of));
+        }
+        _ => {}
+    }
+}
+
+/// Which of the fields that JSON always has are put in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shown {
-    /// Structs, in which defaults may find their places.
+pub enum Unset {
+    /// Structs, in which defaults find their places.
     Structs,
-    /// All.
+    /// Those with a value: empty structs, `""`, `0`, `false`.
+    Values,
+    /// Those that are null, too: lists, maps, times, pointers.
     All,
 }
 
-/// Puts into an object of a built-in kind what Go shows although nobody gave it.
-pub fn show_unset(object: &mut Value, which: Shown) {
+/// Puts into an object of a built-in kind what JSON always has of it.
+pub fn put_unset(object: &mut Value, which: Unset) {
     let text = |field: &str| object[field].as_str().unwrap_or_default();
     let Some(of) = table::of_kind(text("apiVersion"), text("kind")) else { return };
     if let Some(fields) = object.as_object_mut() {
-        show(fields, of, which);
+        complete(fields, of, which);
     }
 }
 
-fn show(fields: &mut Map<String, Value>, of: &'static Message, which: Shown) {
+fn complete(fields: &mut Map<String, Value>, of: &'static Message, which: Unset) {
     if of.special != Special::Plain {
         return;
     }
-    for field in of.always() {
+    for field in of.shown() {
         if fields.contains_key(field.name) {
             continue;
         }
-        let zero = zero(field);
-        if which == Shown::All || zero.is_object() {
-            fields.insert(field.name.to_owned(), zero);
+        let put = match (unset(field), which) {
+            (Some(v @ Value::Object(_)), _) => Some(v),
+            (Some(Value::Null), Unset::All) => Some(Value::Null),
+            (Some(Value::Null), _) | (_, Unset::Structs) => None,
+            (v, _) => v,
+        };
+        if let Some(v) = put {
+            fields.insert(field.name.to_owned(), v);
         }
     }
     for (name, value) in fields.iter_mut() {
-        let Some(field) = of.named(name) else { continue };
-        let Some(of) = table::of(field) else { continue };
-        match (field.shape, value) {
-            (Shape::One, Value::Object(inner)) => show(inner, of, which),
-            (Shape::Many, Value::Array(all)) => {
-                all.iter_mut().filter_map(Value::as_object_mut).for_each(|inner| show(inner, of, which));
-            }
-            (Shape::Map, Value::Object(all)) => {
-                all.values_mut().filter_map(Value::as_object_mut).for_each(|inner| show(inner, of, which));
-            }
-            _ => {}
+        if let Some(field) = of.named(name) {
+            below(field, value, |inner, of| complete(inner, of, which));
         }
     }
     for of in of.inlined().filter_map(table::of) {
-        show(fields, of, which);
+        complete(fields, of, which);
     }
 }
 
-fn zero(field: &Field) -> Value {
-    match (field.shape, field.kind, table::of(field).map(|of| of.special)) {
-        (Shape::One, b's', _) => "".into(),
-        (Shape::One, b'i' | b'd', _) | (Shape::One, b'm', Some(Special::IntOrString)) => 0.into(),
-        (Shape::One, b'B', _) => false.into(),
-        (Shape::One, b'm', Some(Special::Plain)) => Value::Object(Map::new()),
-        (Shape::One, b'm', Some(Special::Quantity)) => "0".into(),
-        _ => Value::Null,
+/// What JSON has of a field that nobody has set; `None` where it has nothing.
+fn unset(field: &Field) -> Option<Value> {
+    if field.pointer || field.shape != Shape::One {
+        return field.always.then_some(Value::Null);
     }
+    // No tag leaves out a struct.
+    if field.kind == b'm' {
+        return match table::of(field)?.special {
+            Special::Plain => Some(Value::Object(Map::new())),
+            Special::Time | Special::MicroTime | Special::Raw => Some(Value::Null),
+            Special::Quantity => Some("0".into()),
+            Special::IntOrString => Some(0.into()),
+            _ => None,
+        };
+    }
+    field.always.then(|| match field.kind {
+        b's' => "".into(),
+        b'B' => false.into(),
+        b'b' => Value::Null,
+        _ => 0.into(),
+    })
 }
 
 #[cfg(test)]
@@ -144,21 +159,39 @@ mod tests {
     }
 
     #[test]
-    fn what_go_always_shows_is_put_in() {
-        let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": null});
-        drop_unset(&mut node);
-        show_unset(&mut node, Shown::Structs);
-        let ends = json!({"kubeletEndpoint": {}});
-        assert_eq!(node["status"], json!({"daemonEndpoints": ends, "nodeInfo": {}}));
-        show_unset(&mut node, Shown::All);
-        assert_eq!((&node["spec"], &node["metadata"]), (&json!({}), &json!({"name": "n"})));
-        assert_eq!(node["status"]["daemonEndpoints"]["kubeletEndpoint"], json!({"Port": 0}));
-        assert_eq!(node["status"]["nodeInfo"]["machineID"], "");
-        let mut event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {}});
-        show_unset(&mut event, Shown::All);
-        assert_eq!((&event["source"], event.get("eventTime")), (&json!({}), Some(&Value::Null)));
-        let mut custom = json!({"apiVersion": "example.com/v1", "kind": "Node"});
-        show_unset(&mut custom, Shown::All);
-        assert_eq!(custom, json!({"apiVersion": "example.com/v1", "kind": "Node"}));
+    fn what_json_always_has_is_put_in() {
+        let mut set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"},
+            "spec": {"template": {"spec": {"containers": [{"name": "c", "env": [{"name": "A",
+                "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]}]}}}});
+        put_unset(&mut set, Unset::Values);
+        assert_eq!(
+            set,
+            json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"},
+                "spec": {"serviceName": "", "updateStrategy": {}, "template": {"metadata": {}, "spec": {"containers": [
+                    {"name": "c", "resources": {}, "env": [{"name": "A",
+                        "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "0"}}}]}]}}},
+                "status": {"replicas": 0, "availableReplicas": 0}})
+        );
+        let mut role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "r"}});
+        let before = role.clone();
+        put_unset(&mut role, Unset::Values);
+        assert_eq!(role, before);
+        put_unset(&mut role, Unset::All);
+        assert_eq!(role["rules"], Value::Null);
+        assert!(role.get("rules").is_some());
+        drop_unset(&mut role);
+        assert_eq!(role, before, "a null is as absent");
+        let mut event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}});
+        put_unset(&mut event, Unset::All);
+        assert_eq!(
+            event,
+            json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e"}, "involvedObject": {}, "source": {},
+                "reportingComponent": "", "reportingInstance": "",
+                "firstTimestamp": null, "lastTimestamp": null, "eventTime": null})
+        );
+        let custom = json!({"apiVersion": "example.com/v1", "kind": "Pod"});
+        let mut same = custom.clone();
+        put_unset(&mut same, Unset::All);
+        assert_eq!(same, custom);
     }
 }

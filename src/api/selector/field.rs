@@ -59,16 +59,17 @@ impl FieldSelector {
         self.requirements.iter().all(|r| (field(&r.path).unwrap_or_default() == r.value) == r.equal)
     }
 
-    /// Refuses fields that a resource cannot select by.
+    /// Refuses fields that a resource cannot select by; a built-in kind with none of its own says
+    /// it in other words.
     ///
     /// # Errors
     /// 400 with upstream's message.
-    pub fn check(&self, selectable: &[String]) -> Result<(), Status> {
+    pub fn check(&self, selectable: &[String], builtin: bool) -> Result<(), Status> {
         for r in &self.requirements {
             if matches!(r.path.as_str(), "metadata.name" | "metadata.namespace") || selectable.contains(&r.path) {
                 continue;
             }
-            return Err(Status::bad_request(if selectable.is_empty() {
+            return Err(Status::bad_request(if selectable.is_empty() && builtin {
                 format!("{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", r.path)
             } else {
                 format!("field label not supported: {}", r.path)
@@ -170,6 +171,6 @@ mod tests {
         assert_eq!((e.code, e.message.as_str()), (400, "invalid selector: 'abc'; can't understand 'abc'"));
         assert!(FieldSelector::parse("a=b=c").is_err() && FieldSelector::parse("a=\\b").is_err());
         let s = FieldSelector::parse("spec.x=1").unwrap();
-        assert_eq!(s.check(&["spec.y".to_owned()]).unwrap_err().message, "field label not supported: spec.x");
+        assert_eq!(s.check(&["spec.y".to_owned()], true).unwrap_err().message, "field label not supported: spec.x");
     }
 }

@@ -271,7 +271,8 @@ impl Server {
             }
             "delete" => {
                 let options = self.delete_options(&call, &body)?;
-                let ctx = self.write_context(&call)?;
+                let mut ctx = self.write_context(&call)?;
+                ctx.dry_run |= options.dry_run;
                 let deleted = self.registry().delete(&ctx, &resource, &i.namespace, &i.name, &options).await?;
                 if let Some(gone) = delete_reply(&deleted, &resource) {
                     return Ok(gone);
@@ -430,7 +431,8 @@ impl Server {
         accepted: Accepted,
     ) -> Result<Reply, Status> {
         let options = self.delete_options(call, body)?;
-        let ctx = self.write_context(call)?;
+        let mut ctx = self.write_context(call)?;
+        ctx.dry_run |= options.dry_run;
         let selection = self.selection(call, resource)?;
         let mut page = self.registry().list(resource, &selection, At::Consistent, 0, None).await?;
         let mut items = Vec::with_capacity(page.items.len());
@@ -535,9 +537,25 @@ pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Cha
     if !served.contains(&kind.as_str()) {
         return Err(Status::unsupported_media_type(&[served, &[APPLY]].concat().join(", ")));
     }
+    let strict = call.query.get("fieldValidation") == Some("Strict");
+    let of = (resource.storage_group.clone(), resource.kind.clone());
     let patch = api::codec::parse_tree(body, false)?;
-    if kind != "application/json-patch+json" && !patch.is_object() {
-        return Err(Status::bad_request("the patch is not a JSON object"));
+    let (fits, prefix, go_type) = match kind.as_str() {
+        "application/json-patch+json" => (patch.is_array(), "error decoding patch: ", "[]handlers.jsonPatchOp"),
+        _ => (patch.is_object(), "", "map[string]interface {}"),
+    };
+    if !fits {
+        let is = match &patch {
+            Value::Null => "null",
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        return Err(Status::bad_request(format!(
+            "{prefix}json: cannot unmarshal {is} into Go value of type {go_type}"
+        )));
     }
     Ok(Box::new(move |current| {
         let merged = match kind.as_str() {
@@ -545,6 +563,28 @@ pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Cha
             "application/merge-patch+json" => api::patch::merge(current, &patch),
             _ => api::patch::strategic(&schema, current, &patch)?,
         };
-        api::codec::check(merged, &schema)
+        let uid = merged["metadata"]["uid"].as_str().unwrap_or_default();
+        if !uid.is_empty() && merged["metadata"]["uid"] != current["metadata"]["uid"] {
+            let e = FieldError::invalid("metadata.uid", uid, "field is immutable");
+            let name = current["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Status::invalid(&of.0, &of.1, name, &vec![e]));
+        }
+        if kind == "application/strategic-merge-patch+json" {
+            return api::codec::check(merged, &schema);
+        }
+        let text = merged.to_string();
+        let decoded = api::codec::check(merged, &schema).map_err(|e| bad_patch(&text, e.message))?;
+        if strict && !decoded.unknown.is_empty() {
+            let unknown: Vec<String> = decoded.unknown.iter().map(|f| format!("unknown field {f:?}")).collect();
+            return Err(bad_patch(&text, format!("strict decoding error: {}", unknown.join(", "))));
+        }
+        Ok(decoded)
     }))
+}
+
+/// What upstream says of a patch that makes an object which cannot be read.
+fn bad_patch(patched: &str, why: String) -> Status {
+    // Only what the decoder said.
+    let why = why.split_once(": json: ").map_or(why.clone(), |(_, of)| format!("json: {of}"));
+    Status::invalid("", "", "", &vec![FieldError::invalid("patch", patched, why)])
 }

@@ -37,6 +37,8 @@ pub struct DeleteOptions {
     pub uid: Option<String>,
     /// The resourceVersion that the object must have.
     pub resource_version: Option<String>,
+    /// Whether nothing is to happen.
+    pub dry_run: bool,
 }
 
 impl DeleteOptions {
@@ -59,8 +61,13 @@ impl DeleteOptions {
             let e = api::field::FieldError::not_supported(
                 "propagationPolicy",
                 p.clone(),
-                &["Background", "Foreground", "Orphan"],
+                &["Foreground", "Background", "Orphan", "nil"],
             );
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &vec![e]));
+        }
+        let stages: Vec<&str> = v["dryRun"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if stages.iter().any(|s| *s != "All") {
+            let e = api::field::FieldError::not_supported("dryRun", v["dryRun"].clone(), &["All"]);
             return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &vec![e]));
         }
         let grace = v.get("gracePeriodSeconds").and_then(Value::as_i64);
@@ -69,6 +76,7 @@ impl DeleteOptions {
             propagation,
             uid: text("/preconditions/uid"),
             resource_version: text("/preconditions/resourceVersion"),
+            dry_run: !stages.is_empty(),
         })
     }
 }

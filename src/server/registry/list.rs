@@ -27,13 +27,7 @@ impl Selection {
     pub fn new(resource: &Resource, namespace: &str, labels: &str, fields: &str) -> Result<Selection, Status> {
         let labels = LabelSelector::parse(labels)?;
         let fields = FieldSelector::parse(fields)?;
-        for r in fields.requirements() {
-            let known = matches!(r.path.as_str(), "metadata.name" | "metadata.namespace")
-                || resource.selectable_fields.contains(&r.path);
-            if !known {
-                return Err(Status::bad_request(format!("field label not supported: {}", r.path)));
-            }
-        }
+        fields.check(&resource.selectable_fields, resource.schema.is_typed())?;
         Ok(Selection { namespace: namespace.to_owned(), labels, fields })
     }
 

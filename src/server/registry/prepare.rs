@@ -1,8 +1,10 @@
 //! From what a client sent to what is written: versions, names, and the fields that are not its to
 //! change.
 
+use std::sync::Arc;
+
 use api::codec::Decoded;
-use api::protobuf::{Shown, drop_unset, show_unset};
+use api::protobuf::{Unset, drop_unset, put_unset};
 use api::{Object, Resource, Status};
 use serde_json::{Map, Value};
 
@@ -84,9 +86,20 @@ pub fn served<'a>(resource: &Resource, stored: &'a Value) -> std::borrow::Cow<'a
 /// Fills in defaults: where a field is absent, and where Go does not tell its value from that.
 pub(super) fn default(resource: &Resource, object: &mut Value) {
     drop_unset(object);
-    show_unset(object, Shown::Structs);
+    put_unset(object, Unset::Structs);
     resource.strategy.default(object);
-    show_unset(object, Shown::All);
+    put_unset(object, Unset::Values);
+}
+
+/// The object as it is stored and shown: with what JSON always has of its kind.
+pub(super) fn finish(mut object: Value) -> Value {
+    put_unset(&mut object, Unset::All);
+    object
+}
+
+/// A new object, as a dry run shows it.
+pub(super) fn shown(object: Value) -> Result<Arc<Object>, Status> {
+    Ok(Arc::new(Object::from_value(&finish(object)).map_err(Status::internal)?))
 }
 
 /// Checks that what is to replace an object says which.
@@ -162,7 +175,7 @@ pub(super) fn keep_system_metadata(new: &mut Value, old: &Value) {
     }
 }
 
-pub(super) fn keep_all_but_status(new: &mut Value, old: &Value) {
+pub(super) fn keep_all_but_status(new: &mut Value, old: &Value, keeps_metadata: bool) {
     let (Some(n), Some(o)) = (new.as_object_mut(), old.as_object()) else { return };
     n.retain(|k, _| k == "status" || k == "metadata");
     for (k, v) in o {
@@ -171,10 +184,15 @@ pub(super) fn keep_all_but_status(new: &mut Value, old: &Value) {
         }
     }
     if let Some(m) = n.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in ["ownerReferences", "finalizers"] {
-            match old["metadata"].get(field) {
-                Some(v) => m.insert(field.into(), v.clone()),
-                None => m.remove(field),
+        let fixed: &[&str] = if keeps_metadata {
+            &["ownerReferences", "finalizers", "labels", "annotations"]
+        } else {
+            &["ownerReferences", "finalizers"]
+        };
+        for field in fixed {
+            match old["metadata"].get(*field) {
+                Some(v) => m.insert((*field).into(), v.clone()),
+                None => m.remove(*field),
             };
         }
     }

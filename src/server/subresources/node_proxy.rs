@@ -15,7 +15,7 @@ use super::proxy;
 use crate::Server;
 use crate::admission::Operation;
 use crate::forward::{self, Tls};
-use crate::http::respond::{Body, Reply};
+use crate::http::respond::{self, Body, Reply};
 use crate::http::{Call, RequestBody};
 use crate::registry::Registry;
 
@@ -53,6 +53,9 @@ pub async fn serve(
     }
     if i.subresource != "log" && !forward::is_upgrade(&call.parts.headers) {
         return Err(Status::bad_request("Upgrade request required"));
+    }
+    if i.subresource == "log" && !has_node(server, &call).await? {
+        return Ok(respond::bytes(200, "text/plain", ""));
     }
     let target = target_of(server, &call).await?;
     pass_on(server, call, target, body).await
@@ -105,6 +108,16 @@ pub(super) async fn kubelet_address(server: &Arc<Server>, name: &str) -> Result<
 pub(super) async fn pod_of(server: &Arc<Server>, call: &Call, name: &str) -> Result<Arc<Pod>, Status> {
     let pods = server.resource("", "v1", "pods")?;
     server.registry().get(&pods, &call.info.namespace, name).await?.typed::<Pod>()
+}
+
+/// Whether the pod is on a node; one that is not has written nothing yet.
+async fn has_node(server: &Arc<Server>, call: &Call) -> Result<bool, Status> {
+    let pod = pod_of(server, call, &call.info.name).await?;
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default();
+    if node.is_empty() {
+        container_of(call, &pod)?;
+    }
+    Ok(!node.is_empty())
 }
 
 async fn target_of(server: &Arc<Server>, call: &Call) -> Result<Target, Status> {

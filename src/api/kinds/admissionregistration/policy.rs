@@ -21,6 +21,10 @@ const ACTIONS: [&str; 3] = ["Audit", "Deny", "Warn"];
 pub(in crate::kinds) struct Policy;
 
 impl Strategy for Policy {
+    fn status_keeps_metadata(&self) -> bool {
+        true
+    }
+
     fn prepare_create(&self, o: &mut Value) {
         o["status"] = json!({});
     }

@@ -183,11 +183,11 @@ fn applies_and_updates_do_what_the_model_does() {
     fuzzing::decoder::check(256, (config(), vec(step(), 1..8)), |(first, steps)| {
         let mut model = Model::default();
         model.apply("a", &first, false).unwrap();
-        let mut live = apply(&manager("a"), &t, None, &object(&first), false).unwrap();
+        let mut live = applied(&manager("a"), &t, None, &object(&first), false).unwrap();
         for step in steps {
             match step {
                 Step::Apply { who, config, force } => {
-                    let result = apply(&manager(NAMES[who]), &t, Some(&live), &object(&config), force);
+                    let result = applied(&manager(NAMES[who]), &t, Some(&live), &object(&config), force);
                     match (model.apply(NAMES[who], &config, force), result) {
                         (Ok(()), Ok(new)) => live = new,
                         (Err(expected), Err(s)) => {
