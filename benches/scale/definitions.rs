@@ -68,13 +68,13 @@ fn spec(number: usize) -> Value {
     let mut item = json!({"type": "object", "required": ["name"],
         "properties": {"name": described("The name", json!({"type": "string", "maxLength": 63})), "port": port,
             "path": described("The path", json!({"type": "string", "default": "/metrics", "maxLength": 512}))}});
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         item["x-kubernetes-validations"] = rule("self.name != 'forbidden'", "the name is reserved");
     }
     let endpoints = json!({"type": "array", "maxItems": 32, "items": item, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]});
     fields.insert("endpoints".into(), described("The endpoints", endpoints));
     let mut spec = json!({"type": "object", "required": ["text0", "issuer0"], "properties": fields});
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         spec["x-kubernetes-validations"] = rule(
             "!has(self.count0) || !has(self.count1) || self.count0 <= self.count1",
             "count0 must not exceed count1",

@@ -99,9 +99,10 @@ pub fn gone(old: &Value, new: &Value, t: &TypeRef) -> FieldSet {
         }
         (Value::Array(a), Value::Array(b)) if lists(t) == Lists::Map && !a.is_empty() && !b.is_empty() => {
             let of = item_type(t);
+            let after: HashMap<String, &Value> = b.iter().rev().map(|n| (item(t, n), n)).collect();
             let below = a.iter().map(|o| {
                 let id = item(t, o);
-                let set = match b.iter().find(|n| item(t, n) == id) {
+                let set = match after.get(&id) {
                     // The item itself is there.
                     Some(n) => FieldSet { member: false, ..gone(o, n, &of) },
                     None => FieldSet { member: true, ..FieldSet::of(o, &of) },

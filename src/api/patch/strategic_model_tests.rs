@@ -168,7 +168,8 @@ fn in_order<'a>(all: &'a [String], of: &[String]) -> Vec<&'a String> {
 }
 
 fn item_of(v: &Value) -> Item {
-    let fields = v.as_object().unwrap().iter().filter(|(k, _)| *k != "name");
+    // Whoever reads the object takes null for absent.
+    let fields = v.as_object().unwrap().iter().filter(|(k, v)| *k != "name" && !v.is_null());
     fields.map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned())).collect()
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// `labels/a`, `node/a`, `containers/x` for an item and `containers/x/image` for a field of it.
+/// `labels/a`, `annotations/a`, `containers/x` for an item and `containers/x/image` for a field of it.
 type Values = BTreeMap<String, String>;
 /// Manager and operation.
 type Owner = (String, &'static str);
@@ -27,7 +27,7 @@ enum Step {
         config: Values,
         force: bool,
     },
-    /// New values of labels and node selector; absent ones are removed.
+    /// New values of labels and annotations; absent ones are removed.
     Update {
         who: usize,
         plain: Values,
@@ -85,7 +85,7 @@ fn object(values: &Values) -> Value {
     for (path, value) in values {
         match path.split('/').collect::<Vec<_>>()[..] {
             ["labels", key] => o["metadata"]["labels"][key] = value.as_str().into(),
-            ["node", key] => o["spec"]["nodeSelector"][key] = value.as_str().into(),
+            ["annotations", key] => o["metadata"]["annotations"][key] = value.as_str().into(),
             ["containers", name] => {
                 let field = |f: &str| values.get(&format!("{path}/{f}"));
                 let mut item = json!({"name": name});
@@ -106,7 +106,9 @@ fn object(values: &Values) -> Value {
 /// What an object says, as the model has it.
 fn values_of(object: &Value) -> Values {
     let mut all = Values::new();
-    for (prefix, map) in [("labels", &object["metadata"]["labels"]), ("node", &object["spec"]["nodeSelector"])] {
+    for (prefix, map) in
+        [("labels", &object["metadata"]["labels"]), ("annotations", &object["metadata"]["annotations"])]
+    {
         for (k, v) in map.as_object().into_iter().flatten() {
             all.insert(format!("{prefix}/{k}"), v.as_str().unwrap().into());
         }
@@ -128,7 +130,7 @@ fn owners_of(object: &Value) -> Owners {
         let paths = all.entry((entry["manager"].as_str().unwrap().to_owned(), operation)).or_default();
         let fields = &entry["fieldsV1"];
         for (prefix, map) in
-            [("labels", &fields["f:metadata"]["f:labels"]), ("node", &fields["f:spec"]["f:nodeSelector"])]
+            [("labels", &fields["f:metadata"]["f:labels"]), ("annotations", &fields["f:metadata"]["f:annotations"])]
         {
             let keys = map.as_object().into_iter().flatten().filter_map(|(k, _)| k.strip_prefix("f:"));
             paths.extend(keys.map(|k| format!("{prefix}/{k}")));
@@ -150,7 +152,7 @@ fn owners_of(object: &Value) -> Owners {
 }
 
 fn plain() -> impl Strategy<Value = Values> {
-    btree_map("(labels|node)/[abc]", "[12]", 0..5)
+    btree_map("(labels|annotations)/[abc]", "[12]", 0..5)
 }
 
 fn config() -> impl Strategy<Value = Values> {
