@@ -255,7 +255,7 @@ impl Informer {
         Some(last)
     }
 
-    async fn run(self) {
+    async fn run(&self) {
         let mut backoff = Duration::from_millis(100);
         let mut from: Option<String> = None;
         loop {
@@ -281,6 +281,12 @@ impl Informer {
                 Some(rv) => from = self.follow(rv).await,
             }
         }
+    }
+
+    /// Lets go of the handlers: one that holds its informer would keep it, and its client, for ever.
+    fn end(&self) {
+        let handlers = std::mem::take(&mut *self.inner.handlers.lock().unwrap_or_else(|e| e.into_inner()));
+        drop(handlers);
     }
 }
 
@@ -334,6 +340,7 @@ impl Informers {
                 let ends = cancel.clone();
                 self.inner.tasks.spawn(async move {
                     let _ = ends.run_until_cancelled(task.run()).await;
+                    task.end();
                 });
                 Made { informer, cancel }
             })
