@@ -17,10 +17,14 @@ const MEMORY_PER_BYTE: usize = 400;
 /// Processor time for one small input, in a build without optimization.
 const TIME: Duration = Duration::from_secs(2);
 
+/// How long a failure is made smaller: one that ends in a limit of time takes that for each try.
+const SHRINKING_MS: u32 = 60_000;
+
 /// The number of cases of a property: `PROPTEST_CASES`, else `usual`.
 pub fn cases(usual: u32) -> Config {
     let asked = std::env::var_os("PROPTEST_CASES").is_some();
-    let config = Config { failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let shrinking = Config { max_shrink_iters: 20_000, max_shrink_time: SHRINKING_MS, ..Config::default() };
+    let config = Config { failure_persistence: None, ..shrinking };
     if asked { config } else { Config { cases: usual, ..config } }
 }
 
