@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::clients::{MINORS, client, said, well};
-use crate::lab::Cluster;
+use crate::hosts::{Lab, lacking};
+use crate::lab::{Cluster, eventually, skipped};
 
 const CHART: &[(&str, &str)] = &[
     ("Chart.yaml", "apiVersion: v2\nname: boat\nversion: 0.1.0\n"),
@@ -75,13 +76,65 @@ metadata:
   annotations: {helm.sh/hook: test, helm.sh/hook-delete-policy: hook-succeeded}
 "#;
 
-fn helm(program: &Path, c: &Cluster, words: &str) -> Command {
-    let mut command = Command::new(program);
-    let chart = c.directory().join("chart").display().to_string();
+/// A chart whose hooks are jobs and whose test is a pod.
+const AT_WORK: &[(&str, &str)] =
+    &[("Chart.yaml", "apiVersion: v2\nname: crew\nversion: 0.1.0\n"), ("templates/all.yaml", WORK)];
+
+const WORK: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: c
+        image: docker.io/library/sampan-test:1
+        command: [sh, -c, "echo hello > /tmp/index.html; httpd -f -p 8080 -h /tmp"]
+        readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: before
+  annotations: {helm.sh/hook: "pre-install,pre-upgrade", helm.sh/hook-delete-policy: before-hook-creation}
+spec:
+  backoffLimit: 0
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: c, image: docker.io/library/sampan-test:1, command: [sh, -c, "exit {{ .Values.ends | default 0 }}"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: test, annotations: {helm.sh/hook: test}}
+spec:
+  restartPolicy: Never
+  containers: [{name: c, image: docker.io/library/sampan-test:1, command: [wget, -qO-, "http://web"]}]
+"#;
+
+fn write(chart: &[(&str, &str)], directory: &Path) {
+    for (file, text) in chart {
+        let path = directory.join("chart").join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+/// Gives a command of helm its words, and places of its own below `directory`.
+fn helm(mut command: Command, directory: &Path, words: &str) -> Command {
+    let chart = directory.join("chart").display().to_string();
     command.args(words.split(' ').map(|w| w.replace("{chart}", &chart))).arg("--namespace=sea");
-    command.env("KUBECONFIG", c.kubeconfig());
     for place in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
-        command.env(place, c.directory().join("helm"));
+        command.env(place, directory.join("helm"));
     }
     command
 }
@@ -96,12 +149,13 @@ fn a_chart_is_installed_upgraded_rolled_back_and_taken_away() {
 
 fn lives_of_a_release(program: &Path) {
     let c = Cluster::start();
-    for (file, text) in CHART {
-        let path = c.directory().join("chart").join(file);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
-    }
-    let does = |words: &str| well(&mut helm(program, &c, words));
+    write(CHART, c.directory());
+    let helm = |words: &str| {
+        let mut command = Command::new(program);
+        command.env("KUBECONFIG", c.kubeconfig());
+        helm(command, c.directory(), words)
+    };
+    let does = |words: &str| well(&mut helm(words));
     let field = |object: &[&str], path: &str| c.field(&[object, &["--namespace=sea"]].concat(), path);
     let colours = || [["cm", "one"], ["sail", "main"], ["cm", "hook"]].map(|o| field(&o, "..colour"));
 
@@ -114,7 +168,7 @@ fn lives_of_a_release(program: &Path) {
 
     // No node: what wants a pod never gets ready, and what was there comes back.
     let broken = "upgrade one {chart} --set colour=green,replicas=1 --rollback-on-failure --timeout 2s";
-    let (ended_well, text) = said(&mut helm(program, &c, broken));
+    let (ended_well, text) = said(&mut helm(broken));
     assert!(!ended_well && text.contains("has been rolled back"), "{text}");
     assert_eq!(colours()[..2], ["blue", "blue"]);
     assert_eq!(field(&["deploy", "one"], ".spec.replicas"), "0");
@@ -131,4 +185,38 @@ fn lives_of_a_release(program: &Path) {
     does("uninstall one --wait --timeout 30s");
     assert_eq!(c.kubectl(&["get", "deploy,svc,sails,secrets", "--namespace=sea", "-o", "name"]), "");
     assert_eq!(field(&["cm", "hook"], ".metadata.name"), "hook", "hooks are not part of a release");
+}
+
+#[test]
+fn hooks_and_tests_run_as_pods() {
+    let Some(program) = client(&format!("helm-{}", MINORS[0])) else { return };
+    if let Some(why) = lacking() {
+        return skipped(&why);
+    }
+    let mut lab = Lab::new();
+    let mut host = lab.host();
+    host.serve(&[]);
+    host.says("image imported");
+    let kubeconfig = host.kubeconfig();
+    let directory = kubeconfig.parent().unwrap();
+    write(AT_WORK, directory);
+    let helm = |words: &str| helm(host.command(program.to_str().unwrap()), directory, words);
+    eventually("the node is ready", || {
+        host.words("nodes", ".items[0].status.conditions[?(@.type=='Ready')].status") == ["True"]
+    });
+
+    well(&mut helm("install crew {chart} --create-namespace --wait --timeout 60s"));
+    let succeeded = || host.words("jobs before -n sea", ".status.succeeded");
+    assert_eq!(succeeded(), ["1"], "the hook came before");
+    assert_eq!(host.words("deploy web -n sea", ".status.readyReplicas"), ["1"], "and the release was waited for");
+    let tested = well(&mut helm("test crew --logs --timeout 60s"));
+    assert!(tested.contains("Succeeded") && tested.contains("hello"), "{tested}");
+
+    let (ended_well, text) = said(&mut helm("upgrade crew {chart} --set ends=3 --wait --timeout 60s"));
+    assert!(!ended_well && text.contains("pre-upgrade hooks failed"), "{text}");
+    assert_eq!(host.words("jobs before -n sea", ".status.failed"), ["1"]);
+    well(&mut helm("upgrade crew {chart} --wait --timeout 60s"));
+    assert_eq!(succeeded(), ["1"]);
+    well(&mut helm("uninstall crew --wait --timeout 60s"));
+    assert_eq!(host.kubectl(&["get", "deploy,svc,pods", "-n", "sea", "-l", "app=web", "-o", "name"]), "");
 }
