@@ -127,10 +127,7 @@ pub fn start(context: &Context) {
             }
         }
     };
-    let cancel = context.cancel.clone();
-    context.tasks.spawn(async move {
-        let _ = cancel.run_until_cancelled(run).await;
-    });
+    context.tasks.spawn(context.liveness.keep(NAME, &context.cancel, run));
 }
 
 /// The resources that are watched now, and the group versions of which nothing is known.

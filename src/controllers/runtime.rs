@@ -7,7 +7,7 @@ use std::time::Duration;
 use api::Status;
 use async_trait::async_trait;
 use client::informer::Change;
-use client::{Client, EventRecorder, Informer, Informers, Kind, WorkQueue};
+use client::{Client, EventRecorder, Informer, Informers, Kind, Liveness, WorkQueue};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +42,8 @@ pub struct Context {
     pub tasks: TaskTracker,
     /// Ends all tasks.
     pub cancel: CancellationToken,
+    /// Whether all of them go on.
+    pub liveness: Liveness,
     /// Settings.
     pub config: Arc<Config>,
 }
@@ -84,7 +86,7 @@ pub trait Controller: Send + Sync + 'static {
 
 /// Runs a controller: waits for its caches, then works the queue off with `workers` tasks.
 pub fn run(context: &Context, controller: Arc<dyn Controller>, queue: Queue, caches: Vec<Informer>, workers: usize) {
-    let cancel = context.cancel.clone();
+    let (cancel, name) = (context.cancel.clone(), controller.name());
     {
         let (queue, cancel) = (queue.clone(), cancel.clone());
         context.tasks.spawn(async move {
@@ -117,10 +119,7 @@ pub fn run(context: &Context, controller: Arc<dyn Controller>, queue: Queue, cac
                 queue.done(&key);
             }
         };
-        let cancel = cancel.clone();
-        context.tasks.spawn(async move {
-            let _ = cancel.run_until_cancelled(work).await;
-        });
+        context.tasks.spawn(context.liveness.keep(name, &cancel, work));
     }
 }
 

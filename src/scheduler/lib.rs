@@ -23,7 +23,7 @@ use api::Status;
 use api::k8s::core::v1::{Binding, Node, ObjectReference, Pod};
 use api::meta::apis::meta::v1::{ObjectMeta, Time};
 use client::events::reference;
-use client::{Client, EventRecorder, Informers, PatchKind};
+use client::{Client, EventRecorder, Informers, Liveness, PatchKind};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -73,7 +73,13 @@ fn lock(cache: &Mutex<Cache>) -> std::sync::MutexGuard<'_, Cache> {
 }
 
 /// Starts the scheduler; it ends with the token.
-pub fn start(client: Client, informers: &Informers, tasks: &TaskTracker, cancel: &CancellationToken) {
+pub fn start(
+    client: Client,
+    informers: &Informers,
+    liveness: &Liveness,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) {
     let cache = Arc::new(Mutex::new(Cache::default()));
     let queue = Arc::new(Queue::default());
     let (nodes, pods) = (informers.of::<Node>(), informers.of::<Pod>());
@@ -125,10 +131,7 @@ pub fn start(client: Client, informers: &Informers, tasks: &TaskTracker, cancel:
             }
         }
     };
-    let cancel = cancel.clone();
-    tasks.spawn(async move {
-        let _ = cancel.run_until_cancelled(run).await;
-    });
+    tasks.spawn(liveness.keep("scheduling", cancel, run));
 }
 
 impl Scheduler {

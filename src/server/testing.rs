@@ -52,12 +52,18 @@ impl Testing {
 
     async fn with(audit: crate::audit::Config, event_ttl: std::time::Duration) -> Testing {
         let keys = Arc::new(tempfile::tempdir().unwrap());
-        Testing::over(Arc::new(store::MemoryStore::new()), keys, audit, event_ttl).await
+        Testing::over(Arc::new(store::MemoryStore::new()), keys, audit, event_ttl, Vec::new()).await
+    }
+
+    /// The same, of a process with these components.
+    pub async fn of_components(components: Vec<(&'static str, client::Liveness)>) -> Testing {
+        let (store, keys) = (Arc::new(store::MemoryStore::new()), Arc::new(tempfile::tempdir().unwrap()));
+        Testing::over(store, keys, Default::default(), std::time::Duration::from_secs(3600), components).await
     }
 
     /// A server on a store that may hold something already, with the keys of the one before.
     pub async fn on(store: Arc<dyn store::Store>, keys: Arc<tempfile::TempDir>) -> Testing {
-        Testing::over(store, keys, Default::default(), std::time::Duration::from_secs(3600)).await
+        Testing::over(store, keys, Default::default(), std::time::Duration::from_secs(3600), Vec::new()).await
     }
 
     async fn over(
@@ -65,6 +71,7 @@ impl Testing {
         keys: Arc<tempfile::TempDir>,
         audit: crate::audit::Config,
         event_ttl: std::time::Duration,
+        components: Vec<(&'static str, client::Liveness)>,
     ) -> Testing {
         let pki = Arc::new(crate::pki::Pki::load_or_create(keys.path(), &["localhost".to_owned()]).unwrap());
         let config = Config {
@@ -80,6 +87,7 @@ impl Testing {
             audit,
             event_ttl,
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
+            components,
             admission: crate::admission::Settings::default(),
             authentication: crate::authn::Settings::default(),
             authorization: crate::authz::Settings::default(),

@@ -52,6 +52,7 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("", "Endpoints") => Arc::new(service::Endpoints),
         ("discovery.k8s.io", "EndpointSlice") => Arc::new(service::EndpointSlice),
         ("", "Namespace") => Arc::new(cluster::Namespace),
+        ("", "ComponentStatus") => Arc::new(cluster::ComponentStatus),
         ("", "Event") => Arc::new(cluster::Event { newer: false }),
         ("events.k8s.io", "Event") => Arc::new(cluster::Event { newer: true }),
         ("coordination.k8s.io", "Lease") => Arc::new(cluster::Lease),
