@@ -6,7 +6,7 @@
 //! * [`tls`] – certificates that are replaced in use, and whom to trust.  [`join`] – how a machine
 //!   becomes a node.  [`private_file`] – files with secrets.  [`dirwatch`] – files that change.
 //! * [`informer`] – list + watch with an indexed cache, shared between its users.
-//! * [`workqueue`] – de-duplicating, rate-limited queue of keys.
+//! * [`workqueue`] – de-duplicating, rate-limited queue of keys.  [`histogram`] – how times are counted.
 //! * [`events`] – records Events.  [`liveness`] – whether tasks go on.
 //!
 //! Nothing here knows a store, a controller or a kubelet.
@@ -17,6 +17,7 @@ pub mod api;
 pub mod dirwatch;
 pub mod encryption;
 pub mod events;
+pub mod histogram;
 pub mod https;
 pub mod informer;
 pub mod join;

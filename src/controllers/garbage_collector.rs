@@ -386,6 +386,10 @@ impl Controller for GarbageCollector {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "garbage_collector_attempt_to_delete"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some((place, object)) = self.read().objects.get(key).cloned() else { return Ok(Action::Done) };
         if object.meta().deletion_timestamp.is_some() {

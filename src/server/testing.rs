@@ -88,6 +88,7 @@ impl Testing {
             event_ttl,
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
             components,
+            queues: Default::default(),
             admission: crate::admission::Settings::default(),
             authentication: crate::authn::Settings::default(),
             authorization: crate::authz::Settings::default(),
