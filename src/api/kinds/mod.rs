@@ -110,6 +110,13 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
     }
 }
 
+/// All that is wrong with a list of tolerations that stands outside of an object.
+pub fn toleration_errors(list: &Value, path: &str) -> crate::field::ErrorList {
+    let mut errors = crate::field::ErrorList::new();
+    placement::tolerations(&serde_json::json!({"tolerations": list}), path, &mut errors);
+    errors
+}
+
 /// Sets a field that is absent, or an empty text, which clients in Go cannot tell from absent.
 fn set(map: &mut Map<String, Value>, field: &str, value: impl Into<Value>) {
     if map.get(field).is_none_or(|v| v.as_str() == Some("")) {

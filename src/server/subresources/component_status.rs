@@ -77,7 +77,7 @@ mod tests {
     #[tokio::test]
     async fn components_are_healthy_while_their_tasks_go_on() {
         let (scheduler, cancel) = (Liveness::default(), CancellationToken::new());
-        let t = Testing::of_components(vec![("scheduler", scheduler.clone())]).await;
+        let t = Testing::configured(|c| c.components = vec![("scheduler", scheduler.clone())]).await;
         let condition = |list: &Value| list["items"][0]["conditions"][0].clone();
         let (_, list) = t.http("GET", PATH, "", &Value::Null).await;
         assert_eq!(list["metadata"], json!({}));
