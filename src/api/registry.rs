@@ -18,6 +18,7 @@ const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "up
 const CREATE: &[&str] = &["create"];
 const GET: &[&str] = &["get"];
 const UPDATE: &[&str] = &["update"];
+const GET_LIST: &[&str] = &["get", "list"];
 const GET_CREATE: &[&str] = &["create", "get"];
 const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 
@@ -58,6 +59,7 @@ fn entry(group: &str, version: &str, kind: &str, plural: &str) -> Entry {
             categories: Vec::new(),
             namespaced: false,
             verbs: ALL_VERBS.to_vec(),
+            deprecation: None,
             stored: true,
             subresources: Vec::new(),
             selectable_fields: Vec::new(),
@@ -132,6 +134,16 @@ impl Entry {
         self.resource.columns = Vec::new();
         self
     }
+    /// Made up when it is read, never stored.
+    fn virtual_read(mut self) -> Entry {
+        self.resource.verbs = GET_LIST.to_vec();
+        self.resource.stored = false;
+        self
+    }
+    fn deprecated(mut self, warning: &str) -> Entry {
+        self.resource.deprecation = Some(warning.to_owned());
+        self
+    }
     fn scale(mut self) -> Entry {
         self.resource.subresources.push(Subresource::Scale {
             spec_path: "/spec/replicas".into(),
@@ -162,6 +174,10 @@ fn core(all: &mut Vec<Entry>) {
     let pod = ("", "v1", "Pod");
     all.extend([
         namespaced("", "v1", "Binding", "bindings").virtual_create(),
+        cluster("", "v1", "ComponentStatus", "componentstatuses")
+            .short(&["cs"])
+            .virtual_read()
+            .deprecated("v1 ComponentStatus is deprecated in v1.19+"),
         namespaced("", "v1", "ConfigMap", "configmaps").short(&["cm"]),
         namespaced("", "v1", "Endpoints", "endpoints").short(&["ep"]),
         namespaced("", "v1", "Event", "events").short(&["ev"]).fields(EVENT_FIELDS),
@@ -416,7 +432,7 @@ mod tests {
             let (g, v, k) = r.schema.group_version_kind().unwrap_or_else(|| panic!("{r:?} has no schema"));
             assert_eq!((g, v, k), (r.group.as_str(), r.version.as_str(), r.kind.as_str()));
             assert_eq!(r.has_status, r.subresource("status").is_some(), "{r:?}");
-            if r.stored {
+            if r.verbs.contains(&"get") {
                 assert!(r.columns.iter().any(|c| c.format == "name"), "{r:?}");
             }
         }

@@ -244,8 +244,10 @@ pub struct Resource {
     /// Whether objects live in namespaces.
     pub namespaced: bool,
     /// Verbs in discovery order; upstream sorts them alphabetically.
-    /// A virtual resource (tokenreviews, subjectaccessreviews) has `create` only.
+    /// A virtual resource has `create` only (reviews), or is only read (component statuses).
     pub verbs: Vec<&'static str>,
+    /// That this version will go: a warning with every answer.
+    pub deprecation: Option<String>,
     /// Whether objects are stored; virtual resources are answered by a handler of the server.
     pub stored: bool,
     /// Subresources.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use client::Informers;
 use client::tls::{self, Current};
+use client::workqueue::Queues;
+use client::{Informers, Liveness};
 use controllers::certificates::signer::{Authority, CertificateSigner};
 use ipnet::IpNet;
 use server::authn::join_tokens::JoinSecrets;
@@ -191,6 +192,7 @@ async fn serve(flags: &Flags) -> Result<()> {
         .unwrap_or(IpAddr::from([127, 0, 0, 1]));
     let names = certificate_names(flags, advertise, node::nth(&flags.service_cidr, 1));
     let pki = Arc::new(Pki::load_or_create(&data.join("tls"), &names)?);
+    let beside = Beside::default();
     let config = server::Config {
         advertise_address: advertise,
         port,
@@ -204,6 +206,8 @@ async fn serve(flags: &Flags) -> Result<()> {
         audit: flags.audit.config(&data),
         event_ttl: flags.event_ttl,
         keyring: Arc::new(Keyring::load(&data.join("cred").join(encryption::config::FILE))?),
+        components: vec![("scheduler", beside.scheduler.clone()), ("controller-manager", beside.controllers.clone())],
+        queues: beside.queues.clone(),
         admission,
         authentication: flags.auth.authentication()?,
         authorization: flags.auth.authorization()?,
@@ -216,7 +220,7 @@ async fn serve(flags: &Flags) -> Result<()> {
     let local = if flags.bind_address.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { flags.bind_address };
     let url = format!("https://{}", SocketAddr::new(local, port));
     write_kubeconfig(flags, &url, &pki)?;
-    start_controllers(flags, &api, &pki, &tasks, &cancel);
+    start_controllers(flags, &api, &pki, &beside, &tasks, &cancel);
     let mut kubelet = None;
     if !flags.disable_agent {
         kubelet = Some(start_agent(flags, &api, &pki, advertise, &tasks, &cancel)?);
@@ -327,10 +331,19 @@ impl CertificateSigner for Authorities {
     }
 }
 
+/// What the API server shows of the components beside it.
+#[derive(Default)]
+struct Beside {
+    scheduler: Liveness,
+    controllers: Liveness,
+    queues: Queues,
+}
+
 fn start_controllers(
     flags: &Flags,
     api: &Arc<server::Server>,
     pki: &Arc<Pki>,
+    beside: &Beside,
     tasks: &TaskTracker,
     cancel: &CancellationToken,
 ) {
@@ -345,6 +358,8 @@ fn start_controllers(
         }),
         tasks: tasks.clone(),
         cancel: cancel.clone(),
+        liveness: beside.controllers.clone(),
+        queues: beside.queues.clone(),
         config: Arc::new(controllers::Config {
             cluster_cidr: flags.cluster_cidr,
             node_cidr_mask: flags.node_cidr_mask_size,
@@ -356,5 +371,5 @@ fn start_controllers(
     };
     controllers::start(&context);
     let scheduler = api.client(User::authenticated("system:kube-scheduler", &[]));
-    scheduler::start(scheduler, &informers, tasks, cancel);
+    scheduler::start(scheduler, &informers, &beside.scheduler, tasks, cancel);
 }

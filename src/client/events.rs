@@ -1,10 +1,11 @@
-//! Records Events about objects (upstream: `client-go/tools/record`).
+//! Records Events about objects (upstream: `client-go/tools/record`); [`series`] has the newer form.
 //!
 //! Events go through a bounded channel to one task, which takes what has gathered while the
 //! events before were written: the [`correlator`] makes few of many. When the channel is full,
 //! events are dropped: they are a help for people, never a duty.
 
 mod correlator;
+mod series;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::correlator::{Correlator, Key, Seen};
+pub use self::series::SeriesRecorder;
 use crate::api::{Client, Kind, PatchKind};
 
 /// How many events may wait to be written.

@@ -6,8 +6,8 @@
 //! * [`tls`] – certificates that are replaced in use, and whom to trust.  [`join`] – how a machine
 //!   becomes a node.  [`private_file`] – files with secrets.  [`dirwatch`] – files that change.
 //! * [`informer`] – list + watch with an indexed cache, shared between its users.
-//! * [`workqueue`] – de-duplicating, rate-limited queue of keys.
-//! * [`events`] – records Events.
+//! * [`workqueue`] – de-duplicating, rate-limited queue of keys.  [`histogram`] – how times are counted.
+//! * [`events`] – records Events.  [`liveness`] – whether tasks go on.
 //!
 //! Nothing here knows a store, a controller or a kubelet.
 
@@ -17,9 +17,11 @@ pub mod api;
 pub mod dirwatch;
 pub mod encryption;
 pub mod events;
+pub mod histogram;
 pub mod https;
 pub mod informer;
 pub mod join;
+pub mod liveness;
 pub mod private_file;
 pub mod tls;
 pub mod wire;
@@ -29,4 +31,5 @@ pub use api::{Api, Call, Client, Event, Gvr, Kind, List, ListParams, PatchKind, 
 pub use events::EventRecorder;
 pub use https::Https;
 pub use informer::{Informer, Informers};
+pub use liveness::Liveness;
 pub use workqueue::WorkQueue;

@@ -4,7 +4,7 @@
 //! is being handled is handled once more afterwards; the queue's size is bounded by the
 //! number of distinct keys.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,17 +12,24 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+mod numbers;
+
+use numbers::Counts;
+pub use numbers::{Numbers, Queues};
+
 struct State<K> {
     ready: VecDeque<K>,
-    /// Keys in `ready`, or waiting for their current worker to finish.
-    dirty: HashSet<K>,
-    processing: HashSet<K>,
+    /// Keys in `ready`, or waiting for their current worker to finish, and since when.
+    dirty: HashMap<K, Instant>,
+    /// Keys that are handled, and since when.
+    processing: HashMap<K, Instant>,
     /// Keys that become due later; the earliest time of a key wins.
     later: BTreeMap<(Instant, u64), K>,
     due: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
     sequence: u64,
     closed: bool,
+    counts: Counts,
 }
 
 /// See the module.
@@ -51,13 +58,14 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         WorkQueue {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
-                dirty: HashSet::new(),
-                processing: HashSet::new(),
+                dirty: HashMap::new(),
+                processing: HashMap::new(),
                 later: BTreeMap::new(),
                 due: HashMap::new(),
                 failures: HashMap::new(),
                 sequence: 0,
                 closed: false,
+                counts: Counts::default(),
             }),
             wake: Notify::new(),
             base,
@@ -71,10 +79,12 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     }
 
     fn add_locked(s: &mut State<K>, key: K) {
-        if s.closed || !s.dirty.insert(key.clone()) {
+        if s.closed || s.dirty.contains_key(&key) {
             return;
         }
-        if !s.processing.contains(&key) {
+        s.dirty.insert(key.clone(), Instant::now());
+        s.counts.adds += 1;
+        if !s.processing.contains_key(&key) {
             s.ready.push_back(key);
         }
     }
@@ -87,13 +97,15 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     /// Adds a key after a delay.
     pub fn add_after(&self, key: K, delay: Duration) {
-        if delay.is_zero() {
-            return self.add(key);
-        }
         {
             let mut s = self.lock();
             if s.closed {
                 return;
+            }
+            s.counts.retries += 1;
+            if delay.is_zero() {
+                drop(s);
+                return self.add(key);
             }
             let at = Instant::now() + delay;
             if let Some(old) = s.due.get(&key).copied() {
@@ -161,8 +173,10 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                     }
                 }
                 if let Some(key) = s.ready.pop_front() {
-                    s.dirty.remove(&key);
-                    s.processing.insert(key.clone());
+                    if let Some(since) = s.dirty.remove(&key) {
+                        s.counts.waited.observe((now - since).as_secs_f64());
+                    }
+                    s.processing.insert(key.clone(), now);
                     if !s.ready.is_empty() {
                         self.wake.notify_one();
                     }
@@ -182,11 +196,29 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     /// Ends the handling of a key.
     pub fn done(&self, key: &K) {
         let mut s = self.lock();
-        s.processing.remove(key);
-        if s.dirty.contains(key) {
+        if let Some(since) = s.processing.remove(key) {
+            s.counts.worked.observe(since.elapsed().as_secs_f64());
+        }
+        if s.dirty.contains_key(key) {
             s.ready.push_back(key.clone());
             drop(s);
             self.wake.notify_one();
+        }
+    }
+
+    /// What it has counted.
+    pub fn numbers(&self) -> Numbers {
+        let s = self.lock();
+        let now = Instant::now();
+        let ages = || s.processing.values().map(|since| now - *since);
+        Numbers {
+            depth: s.dirty.len(),
+            adds: s.counts.adds,
+            retries: s.counts.retries,
+            waited: s.counts.waited.clone(),
+            worked: s.counts.worked.clone(),
+            unfinished: ages().sum(),
+            longest: ages().max().unwrap_or_default(),
         }
     }
 

@@ -50,6 +50,10 @@ impl Controller for AdmissionPolicyStatus {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "validatingadmissionpolicy-status"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(policy) = self.policies.get::<ValidatingAdmissionPolicy>(key) else { return Ok(Action::Done) };
         let Some(generation) = unobserved(&policy) else { return Ok(Action::Done) };

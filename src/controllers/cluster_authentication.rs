@@ -58,6 +58,10 @@ impl Controller for ClusterAuthentication {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "cluster_authentication_trust_controller"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let wanted = &self.config.cluster_authentication;
         let Some(existing) = self.maps.get::<ConfigMap>(key) else {

@@ -43,6 +43,10 @@ impl Controller for Aggregation {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "ClusterRoleAggregator"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(role) = self.roles.get::<ClusterRole>(key) else { return Ok(Action::Done) };
         let Some(rule) = &role.aggregation_rule else { return Ok(Action::Done) };

@@ -271,6 +271,10 @@ impl Controller for DaemonSetController {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "daemonset"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(set) = self.sets.get::<DaemonSet>(key) else { return Ok(Action::Done) };
         let spec = set.spec.clone().unwrap_or_default();

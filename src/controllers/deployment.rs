@@ -589,6 +589,10 @@ impl Controller for DeploymentController {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "deployment"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(d) = self.deployments.get::<Deployment>(key) else { return Ok(Action::Done) };
         let mut v = self.view(d).await?;

@@ -190,6 +190,10 @@ impl Controller for Disruption {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "disruption"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(budget) = self.budgets.get::<PodDisruptionBudget>(key) else { return Ok(Action::Done) };
         let now = Timestamp::now();

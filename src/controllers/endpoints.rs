@@ -109,6 +109,10 @@ impl Controller for EndpointsController {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "endpoint"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let existing = self.endpoints.get::<Endpoints>(key);
         let Some(service) = self.services.get::<Service>(key) else {

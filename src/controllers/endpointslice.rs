@@ -249,6 +249,10 @@ impl Controller for EndpointSliceController {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "endpoint_slice"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let service = self.services.get::<Service>(key);
         let ours = |s: &Arc<EndpointSlice>| pods::labels(&**s).get(MANAGED_BY).map(String::as_str) == Some(MANAGER);

@@ -143,6 +143,10 @@ impl Controller for Mirroring {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "endpoint_slice_mirroring"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let endpoints = self.endpoints.get::<Endpoints>(key).filter(|e| is_mirrored(e));
         let service = self.services.get::<Service>(key).filter(|s| !has_selector(s));

@@ -127,10 +127,7 @@ pub fn start(context: &Context) {
             }
         }
     };
-    let cancel = context.cancel.clone();
-    context.tasks.spawn(async move {
-        let _ = cancel.run_until_cancelled(run).await;
-    });
+    context.tasks.spawn(context.liveness.keep(NAME, &context.cancel, run));
 }
 
 /// The resources that are watched now, and the group versions of which nothing is known.
@@ -387,6 +384,10 @@ fn gone_is_fine(r: Result<Arc<Object>, Status>) -> Result<(), Status> {
 impl Controller for GarbageCollector {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn queue(&self) -> &'static str {
+        "garbage_collector_attempt_to_delete"
     }
 
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {

@@ -307,6 +307,10 @@ impl Controller for JobController {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "job"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(job) = self.jobs.get::<Job>(key) else {
             // Pods whose job is gone must not be held by its finalizer.

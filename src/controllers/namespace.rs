@@ -233,6 +233,10 @@ impl Controller for NamespaceController {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "namespace"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(namespace) = self.namespaces.get::<Namespace>(key) else { return Ok(Action::Done) };
         let finalizers = namespace.spec.as_ref().and_then(|s| s.finalizers.clone()).unwrap_or_default();

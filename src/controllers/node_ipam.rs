@@ -57,6 +57,10 @@ impl Controller for NodeIpam {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "cidrallocator_node"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let has_range = |n: &Node| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some());
         let Some(cached) = self.nodes.get::<Node>(key) else { return Ok(Action::Done) };

@@ -204,6 +204,10 @@ impl Controller for NodeLifecycle {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "node_lifecycle_controller"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(node) = self.nodes.get::<Node>(key) else {
             self.heard.lock().unwrap_or_else(|e| e.into_inner()).remove(key);

@@ -52,6 +52,10 @@ impl Controller for PodGc {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "orphaned_pods_nodes"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(pod) = self.pods.get::<Pod>(key) else { return Ok(Action::Done) };
         let node = node_of(&pod);

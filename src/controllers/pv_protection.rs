@@ -36,6 +36,10 @@ impl Controller for PvProtection {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "pvprotection"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(volume) = self.volumes.get::<PersistentVolume>(key) else { return Ok(Action::Done) };
         let bound = volume.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");

@@ -87,6 +87,10 @@ impl Controller for PvcProtection {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "pvcprotection"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(claim) = self.claims.get::<PersistentVolumeClaim>(key) else { return Ok(Action::Done) };
         let (namespace, name) = api::split_key(key);

@@ -32,6 +32,9 @@ const EXPECTATION_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What ReplicaSet and ReplicationController have in common.
 trait Replicas: Kind {
+    /// The name of the controller's queue.
+    const QUEUE: &'static str;
+
     fn wanted(&self) -> i32;
     fn selector(&self) -> Result<LabelSelector, Status>;
     fn template(&self) -> Option<&PodTemplateSpec>;
@@ -51,6 +54,8 @@ struct Counts {
 }
 
 impl Replicas for ReplicaSet {
+    const QUEUE: &'static str = "replicaset";
+
     fn wanted(&self) -> i32 {
         self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
     }
@@ -98,6 +103,8 @@ impl Replicas for ReplicaSet {
 }
 
 impl Replicas for ReplicationController {
+    const QUEUE: &'static str = "replicationmanager";
+
     fn wanted(&self) -> i32 {
         self.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
     }
@@ -312,6 +319,10 @@ impl<K: Replicas> ReplicaController<K> {
 impl<K: Replicas> Controller for ReplicaController<K> {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn queue(&self) -> &'static str {
+        K::QUEUE
     }
 
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {

@@ -149,6 +149,10 @@ impl Controller for QuotaController {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "resourcequota_primary"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(quota) = self.quotas.object(key) else { return Ok(Action::Done) };
         let value = quota.to_value();

@@ -47,6 +47,10 @@ impl Controller for RootCa {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "root_ca_cert_publisher"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         if self.namespaces.object(key).is_none_or(|n| n.meta().deletion_timestamp.is_some()) {
             return Ok(Action::Done);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use api::Status;
 use async_trait::async_trait;
 use client::informer::Change;
-use client::{Client, EventRecorder, Informer, Informers, Kind, WorkQueue};
+use client::workqueue::Queues;
+use client::{Client, EventRecorder, Informer, Informers, Kind, Liveness, WorkQueue};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,10 @@ pub struct Context {
     pub tasks: TaskTracker,
     /// Ends all tasks.
     pub cancel: CancellationToken,
+    /// Whether all of them go on.
+    pub liveness: Liveness,
+    /// Their queues, for those who show the numbers.
+    pub queues: Queues,
     /// Settings.
     pub config: Arc<Config>,
 }
@@ -77,6 +82,11 @@ pub trait Controller: Send + Sync + 'static {
     /// Its name in logs.
     fn name(&self) -> &'static str;
 
+    /// The name of its queue in metrics, which is upstream's where upstream has that queue.
+    fn queue(&self) -> &'static str {
+        self.name()
+    }
+
     /// Brings the world closer to what the object of `key` wants. Called again with back-off
     /// after an error; a conflict is no news and only tried again.
     async fn reconcile(&self, key: &str) -> Result<Action, Status>;
@@ -84,7 +94,8 @@ pub trait Controller: Send + Sync + 'static {
 
 /// Runs a controller: waits for its caches, then works the queue off with `workers` tasks.
 pub fn run(context: &Context, controller: Arc<dyn Controller>, queue: Queue, caches: Vec<Informer>, workers: usize) {
-    let cancel = context.cancel.clone();
+    let (cancel, name) = (context.cancel.clone(), controller.name());
+    context.queues.add(controller.queue(), &queue);
     {
         let (queue, cancel) = (queue.clone(), cancel.clone());
         context.tasks.spawn(async move {
@@ -117,10 +128,7 @@ pub fn run(context: &Context, controller: Arc<dyn Controller>, queue: Queue, cac
                 queue.done(&key);
             }
         };
-        let cancel = cancel.clone();
-        context.tasks.spawn(async move {
-            let _ = cancel.run_until_cancelled(work).await;
-        });
+        context.tasks.spawn(context.liveness.keep(name, &cancel, work));
     }
 }
 

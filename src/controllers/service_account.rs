@@ -43,6 +43,10 @@ impl Controller for ServiceAccountController {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "serviceaccount"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let active = self.namespaces.object(key).is_some_and(|n| n.meta().deletion_timestamp.is_none());
         if !active || self.accounts.object(&api::key_of(key, "default")).is_some() {

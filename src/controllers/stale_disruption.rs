@@ -59,6 +59,10 @@ impl Controller for StaleDisruption {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "stale_pod_disruption"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(pod) = self.pods.get::<Pod>(key) else { return Ok(Action::Done) };
         let Some(since) = marked(&pod) else { return Ok(Action::Done) };

@@ -110,6 +110,10 @@ impl Controller for TaintEviction {
         "taint-eviction-controller"
     }
 
+    fn queue(&self) -> &'static str {
+        "noexec_taint_pod"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(pod) = self.pods.get::<Pod>(key) else { return Ok(Action::Done) };
         let Some(node) = self.nodes.get::<Node>(node_of(&pod)) else { return Ok(Action::Done) };

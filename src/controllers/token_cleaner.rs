@@ -47,6 +47,10 @@ impl Controller for TokenCleaner {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "token_cleaner"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(token) = self.tokens.get::<Secret>(key) else { return Ok(Action::Done) };
         match left(&token, Timestamp::now()) {

@@ -64,6 +64,10 @@ impl Controller for TtlAfterFinished {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "ttl_jobs_to_delete"
+    }
+
     async fn reconcile(&self, key: &str) -> Result<Action, Status> {
         let Some(job) = self.jobs.get::<Job>(key) else { return Ok(Action::Done) };
         match left(&job, Timestamp::now()) {

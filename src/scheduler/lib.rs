@@ -22,8 +22,8 @@ use std::time::Duration;
 use api::Status;
 use api::k8s::core::v1::{Binding, Node, ObjectReference, Pod};
 use api::meta::apis::meta::v1::{ObjectMeta, Time};
-use client::events::reference;
-use client::{Client, EventRecorder, Informers, PatchKind};
+use client::events::{SeriesRecorder, reference};
+use client::{Client, Informers, Liveness, PatchKind};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -41,7 +41,7 @@ const BINDINGS: usize = 64;
 
 struct Scheduler {
     client: Client,
-    recorder: EventRecorder,
+    recorder: SeriesRecorder,
     cache: Arc<Mutex<Cache>>,
     queue: Arc<Queue>,
     framework: Framework,
@@ -73,7 +73,13 @@ fn lock(cache: &Mutex<Cache>) -> std::sync::MutexGuard<'_, Cache> {
 }
 
 /// Starts the scheduler; it ends with the token.
-pub fn start(client: Client, informers: &Informers, tasks: &TaskTracker, cancel: &CancellationToken) {
+pub fn start(
+    client: Client,
+    informers: &Informers,
+    liveness: &Liveness,
+    tasks: &TaskTracker,
+    cancel: &CancellationToken,
+) {
     let cache = Arc::new(Mutex::new(Cache::default()));
     let queue = Arc::new(Queue::default());
     let (nodes, pods) = (informers.of::<Node>(), informers.of::<Pod>());
@@ -107,7 +113,7 @@ pub fn start(client: Client, informers: &Informers, tasks: &TaskTracker, cancel:
         });
     }
     let scheduler = Arc::new(Scheduler {
-        recorder: EventRecorder::new(client.clone(), NAME, "", tasks, cancel.clone()),
+        recorder: SeriesRecorder::new(client.clone(), NAME, tasks, cancel.clone()),
         client,
         cache,
         queue,
@@ -125,10 +131,7 @@ pub fn start(client: Client, informers: &Informers, tasks: &TaskTracker, cancel:
             }
         }
     };
-    let cancel = cancel.clone();
-    tasks.spawn(async move {
-        let _ = cancel.run_until_cancelled(run).await;
-    });
+    tasks.spawn(liveness.keep("scheduling", cancel, run));
 }
 
 impl Scheduler {
@@ -161,7 +164,7 @@ impl Scheduler {
             }
             Decision::None(message) => {
                 self.queue.park(key, &pod);
-                self.recorder.warning(reference(&*pod), "FailedScheduling", message.clone());
+                self.recorder.warning(reference(&*pod), "FailedScheduling", "Scheduling", &message);
                 self.condition(&pod, "Unschedulable", &message).await;
             }
         }
@@ -182,7 +185,7 @@ impl Scheduler {
         match self.client.post::<Pod>(&namespace, &name, "binding", &binding).await {
             Ok(_) => {
                 let message = format!("Successfully assigned {namespace}/{name} to {node}");
-                self.recorder.normal(reference(&*pod), "Scheduled", message);
+                self.recorder.normal(reference(&*pod), "Scheduled", "Binding", &message);
             }
             Err(s) => {
                 lock(&self.cache).forget(&key);
@@ -191,7 +194,8 @@ impl Scheduler {
                     return;
                 }
                 tracing::warn!(pod = key, node, error = %s, "binding failed; trying again");
-                self.recorder.warning(reference(&*pod), "FailedScheduling", format!("binding rejected: {s}"));
+                let message = format!("binding rejected: {s}");
+                self.recorder.warning(reference(&*pod), "FailedScheduling", "Scheduling", &message);
                 self.queue.back_off(key, &pod);
             }
         }

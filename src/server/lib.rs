@@ -104,6 +104,10 @@ pub struct Config {
     pub authentication: authn::Settings,
     /// Which authorizers there are.
     pub authorization: authz::Settings,
+    /// The other components of the process, by upstream's names, and whether they are alive.
+    pub components: Vec<(&'static str, client::Liveness)>,
+    /// The queues of the controllers, whose numbers are metrics.
+    pub queues: client::workqueue::Queues,
     /// Which admission plugins run.
     pub admission: admission::Settings,
 }

@@ -37,37 +37,37 @@ impl Drop for Testing {
 impl Testing {
     /// A server with the objects that every cluster starts with.
     pub async fn start() -> Testing {
-        Testing::auditing(Default::default()).await
+        Testing::configured(|_| {}).await
     }
 
     /// The same, in which events are kept for a shorter time.
     pub async fn with_event_ttl(event_ttl: std::time::Duration) -> Testing {
-        Testing::with(Default::default(), event_ttl).await
+        Testing::configured(|c| c.event_ttl = event_ttl).await
     }
 
     /// The same, which records requests.
     pub async fn auditing(audit: crate::audit::Config) -> Testing {
-        Testing::with(audit, std::time::Duration::from_secs(3600)).await
+        Testing::configured(|c| c.audit = audit).await
     }
 
-    async fn with(audit: crate::audit::Config, event_ttl: std::time::Duration) -> Testing {
-        let keys = Arc::new(tempfile::tempdir().unwrap());
-        Testing::over(Arc::new(store::MemoryStore::new()), keys, audit, event_ttl).await
+    /// The same, with another configuration.
+    pub async fn configured(change: impl FnOnce(&mut Config)) -> Testing {
+        let (store, keys) = (Arc::new(store::MemoryStore::new()), Arc::new(tempfile::tempdir().unwrap()));
+        Testing::over(store, keys, change).await
     }
 
     /// A server on a store that may hold something already, with the keys of the one before.
     pub async fn on(store: Arc<dyn store::Store>, keys: Arc<tempfile::TempDir>) -> Testing {
-        Testing::over(store, keys, Default::default(), std::time::Duration::from_secs(3600)).await
+        Testing::over(store, keys, |_| {}).await
     }
 
     async fn over(
         store: Arc<dyn store::Store>,
         keys: Arc<tempfile::TempDir>,
-        audit: crate::audit::Config,
-        event_ttl: std::time::Duration,
+        change: impl FnOnce(&mut Config),
     ) -> Testing {
         let pki = Arc::new(crate::pki::Pki::load_or_create(keys.path(), &["localhost".to_owned()]).unwrap());
-        let config = Config {
+        let mut config = Config {
             advertise_address: [127, 0, 0, 1].into(),
             port: 6443,
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
@@ -77,13 +77,16 @@ impl Testing {
             node_ports: (30000, 32767),
             requests_inflight: (400, 200),
             join_secrets: JoinSecrets::load_or_create(keys.path(), &pki, None, None).unwrap(),
-            audit,
-            event_ttl,
+            audit: Default::default(),
+            event_ttl: std::time::Duration::from_secs(3600),
             keyring: Arc::new(Keyring::load(&keys.path().join(encryption::config::FILE)).unwrap()),
+            components: Vec::new(),
+            queues: Default::default(),
             admission: crate::admission::Settings::default(),
             authentication: crate::authn::Settings::default(),
             authorization: crate::authz::Settings::default(),
         };
+        change(&mut config);
         let cancel = CancellationToken::new();
         let tasks = TaskTracker::new();
         let server = Server::start(config, store, pki, &tasks, &cancel).await.unwrap();

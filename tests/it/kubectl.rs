@@ -95,6 +95,7 @@ const LOOKS: &[(&str, &[&str])] = &[
         &["pod/web-", "service/web", "deployment.apps/web   2/2     2            2", "replicaset.apps/web-"],
     ),
     ("get job", &["fetch   Complete   1/1"]),
+    ("get cs", &["scheduler", "controller-manager   Healthy   ok", "etcd-0               Healthy   ok"]),
     ("get pods -o wide -l app=web", &["NOMINATED NODE", "10.42.0.", " h1 "]),
     ("get pods --show-labels -l app=ds", &["controller-revision-hash=", "pod-template-generation=1"]),
     ("get deploy,svc -o name", &["deployment.apps/web\nservice/kubernetes\nservice/web\n"]),

@@ -200,6 +200,7 @@ fn entry(
         namespaced: spec["scope"] == "Namespaced",
         verbs: if ending { ENDING_VERBS } else { VERBS }.to_vec(),
         unconditional_update: false,
+        deprecation: deprecation(definition, version, &group, &kind),
         stored: true,
         subresources,
         selectable_fields: selectable,
@@ -215,6 +216,25 @@ fn entry(
         version: name,
         kind,
     }
+}
+
+/// What is said of a version that will go: its own words, or which version to use instead.
+fn deprecation(definition: &Value, version: &Value, group: &str, kind: &str) -> Option<String> {
+    if version["deprecated"] != true {
+        return None;
+    }
+    if let Some(own) = version["deprecationWarning"].as_str() {
+        return Some(own.to_owned());
+    }
+    let name = version["name"].as_str().unwrap_or_default();
+    let said = format!("{group}/{name} {kind} is deprecated");
+    let stays = |v: &&Value| v["served"] == true && v["deprecated"] != true;
+    let names = definition["spec"]["versions"].as_array().into_iter().flatten().filter(stays);
+    let newer = names.filter_map(|v| v["name"].as_str()).filter(|n| priority(n) > priority(name));
+    Some(match newer.max_by_key(|n| priority(n)) {
+        Some(better) => format!("{said}; use {group}/{better} {kind}"),
+        None => said,
+    })
 }
 
 /// The columns that a version prints after the name.
@@ -291,6 +311,20 @@ mod tests {
         all.sort_by_key(|v| std::cmp::Reverse(priority(v)));
         let wanted = ["v10", "v2", "v1", "v11beta2", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "foo1", "foo10"];
         assert_eq!(all, wanted);
+    }
+
+    #[test]
+    fn a_version_that_will_go_names_the_one_to_use_or_says_it_in_its_own_words() {
+        let definition = serde_json::json!({"spec": {"versions": [
+            {"name": "v1beta1", "served": true, "deprecated": true},
+            {"name": "v1", "served": true},
+            {"name": "v2", "served": false},
+            {"name": "v1alpha1", "served": true, "deprecated": true, "deprecationWarning": "too old"},
+        ]}});
+        let said = |at: usize| deprecation(&definition, &definition["spec"]["versions"][at], "g.io", "Thing");
+        assert_eq!(said(0).as_deref(), Some("g.io/v1beta1 Thing is deprecated; use g.io/v1 Thing"));
+        assert_eq!(said(1), None);
+        assert_eq!(said(3).as_deref(), Some("too old"));
     }
 }
 

@@ -246,6 +246,17 @@ impl Strategy for Lease {
     }
 }
 
+pub(super) struct ComponentStatus;
+
+impl Strategy for ComponentStatus {
+    fn cells(&self, o: &Value, _: Timestamp) -> Vec<Value> {
+        let healthy = list(o, "conditions").find(|c| c["type"] == "Healthy");
+        let status = healthy.map_or("Unknown", |c| if c["status"] == "True" { "Healthy" } else { "Unhealthy" });
+        let said = |field| healthy.map_or("", |c| text(c, field)).into();
+        vec![name(o), status.into(), said("message"), said("error")]
+    }
+}
+
 pub(super) struct PriorityClass;
 
 impl Strategy for PriorityClass {

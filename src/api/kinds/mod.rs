@@ -52,6 +52,7 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("", "Endpoints") => Arc::new(service::Endpoints),
         ("discovery.k8s.io", "EndpointSlice") => Arc::new(service::EndpointSlice),
         ("", "Namespace") => Arc::new(cluster::Namespace),
+        ("", "ComponentStatus") => Arc::new(cluster::ComponentStatus),
         ("", "Event") => Arc::new(cluster::Event { newer: false }),
         ("events.k8s.io", "Event") => Arc::new(cluster::Event { newer: true }),
         ("coordination.k8s.io", "Lease") => Arc::new(cluster::Lease),
@@ -107,6 +108,13 @@ pub fn strategy(group: &str, kind: &str) -> Arc<dyn Strategy> {
         ("resource.k8s.io", "ResourceSlice") => Arc::new(devices::ResourceSlice),
         _ => Arc::new(Plain),
     }
+}
+
+/// All that is wrong with a list of tolerations that stands outside of an object.
+pub fn toleration_errors(list: &Value, path: &str) -> crate::field::ErrorList {
+    let mut errors = crate::field::ErrorList::new();
+    placement::tolerations(&serde_json::json!({"tolerations": list}), path, &mut errors);
+    errors
 }
 
 /// Sets a field that is absent, or an empty text, which clients in Go cannot tell from absent.

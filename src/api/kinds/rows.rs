@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn every_row_has_a_cell_for_each_column() {
-        for r in crate::registry::builtin().iter().filter(|r| r.stored) {
+        for r in crate::registry::builtin().iter().filter(|r| !r.columns.is_empty()) {
             let o = json!({"metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"}});
             assert_eq!(r.strategy.cells(&o, Timestamp::now()).len(), r.columns.len(), "{r:?}");
         }

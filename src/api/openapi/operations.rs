@@ -321,7 +321,9 @@ impl<'a> Paths<'a> {
     }
 
     fn list(&self) -> Operation<'_> {
-        let mut o = self.operation("list", "get", "list", "list or watch objects of kind");
+        let watched = self.r.verbs.contains(&"watch");
+        let what = if watched { "list or watch objects of kind" } else { "list objects of kind" };
+        let mut o = self.operation("list", "get", "list", what);
         (o.query, o.answer) = (LIST, Some(self.list_name.as_str()));
         o
     }

@@ -40,6 +40,7 @@ fn widget() -> Arc<Resource> {
         categories: Vec::new(),
         namespaced: true,
         verbs: pods.verbs.clone(),
+        deprecation: None,
         stored: true,
         subresources: vec![Subresource::Status],
         selectable_fields: Vec::new(),

@@ -109,6 +109,7 @@ pub(super) fn of(kind: &str) -> Vec<Column> {
             "+Count",
             "+Name",
         ],
+        "ComponentStatus" => &["Name", "Status", "Message", "Error"],
         "Namespace" => &["Name", "Status", "Age"],
         "Secret" => &["Name", "Type", "Data", "Age"],
         "ConfigMap" => &["Name", "Data", "Age"],

@@ -215,6 +215,7 @@ mod node_restriction;
 mod owner_permission;
 mod pod_node_selector;
 mod pod_security;
+mod pod_tolerations;
 mod policies;
 mod priority;
 mod rbac_escalation;
@@ -259,6 +260,10 @@ pub fn plugins(server: &Arc<Server>) -> Vec<Arc<dyn Admission>> {
         }),
         Arc::new(priority::Priority(weak.clone())),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(pod_tolerations::PodTolerationRestriction {
+            server: weak.clone(),
+            configuration: settings.pod_tolerations.clone(),
+        }),
         Arc::new(event_rate_limit::EventRateLimit::new(&settings.event_rate_limit)),
         Arc::new(extended_resource_toleration::ExtendedResourceToleration),
         default_class(&default_class::STORAGE),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{event_rate_limit, pod_node_selector, pod_security};
+use super::{event_rate_limit, pod_node_selector, pod_security, pod_tolerations};
 
 /// Upstream's plugins: a name, and whether it runs unless it is disabled.
 const KNOWN: [(&str, bool); 36] = [
@@ -49,8 +49,8 @@ const KNOWN: [(&str, bool); 36] = [
     ("AlwaysDeny", false),
 ];
 
-/// Plugins of upstream that cannot be asked for here.
-const ABSENT: [&str; 2] = ["ImagePolicyWebhook", "PodTolerationRestriction"];
+/// The plugin of upstream that cannot be asked for here.
+const ABSENT: &str = "ImagePolicyWebhook";
 
 /// What one plugin does by three of upstream's names.
 const CERTIFICATES: [&str; 3] = ["CertificateApproval", "CertificateSigning", "CertificateSubjectRestriction"];
@@ -107,6 +107,8 @@ pub struct Settings {
     pub event_rate_limit: event_rate_limit::Configuration,
     /// Of PodNodeSelector.
     pub pod_node_selector: pod_node_selector::Configuration,
+    /// Of PodTolerationRestriction.
+    pub pod_tolerations: pod_tolerations::Configuration,
 }
 
 impl Settings {
@@ -124,7 +126,7 @@ impl Settings {
         if !both.is_empty() {
             return Err(Error::Overlap(both));
         }
-        if let Some(name) = enabled.iter().find(|n| ABSENT.contains(&n.as_str())) {
+        if let Some(name) = enabled.iter().find(|n| *n == ABSENT) {
             return Err(Error::Absent(name.clone()));
         }
         let off = CERTIFICATES.iter().filter(|n| disabled.iter().any(|d| d == *n)).count();
@@ -139,6 +141,8 @@ impl Settings {
         settings.pod_security = pod_security::Configuration::parse(v).map_err(|why| content(path, why))?;
         let (path, v) = of("PodNodeSelector");
         settings.pod_node_selector = pod_node_selector::Configuration::parse(v).map_err(|why| content(path, why))?;
+        let (path, v) = of("PodTolerationRestriction");
+        settings.pod_tolerations = pod_tolerations::Configuration::parse(v).map_err(|why| content(path, why))?;
         if settings.runs("EventRateLimit") {
             let (path, v) = configured.get("EventRateLimit").ok_or(Error::Unconfigured("EventRateLimit"))?;
             settings.event_rate_limit = event_rate_limit::Configuration::parse(v).map_err(|why| content(path, why))?;

@@ -5,9 +5,10 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::histogram::Histogram;
+
 use super::seats::{Limits, Refusal};
 use crate::metrics::head;
-use crate::metrics::histogram::Histogram;
 
 const WAIT: &[f64] = &[0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
 const EXECUTION: &[f64] =

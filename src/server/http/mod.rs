@@ -185,6 +185,9 @@ impl Server {
             return Box::pin(self.serve_path(call, body)).await;
         }
         let resource = self.resource(&call.info.group, &call.info.version, &call.info.resource)?;
+        if let Some(warning) = &resource.deprecation {
+            call.warnings.add(warning.clone());
+        }
         if !resource.namespaced {
             // The path of a namespace names it as both; authorization has seen that.
             call.info.namespace.clear();
@@ -229,10 +232,7 @@ impl Server {
                 Some(other) => return Box::pin(subresources::serve(self, &call, &resource, other, &body)).await,
             }
         } else if !resource.stored {
-            if accepted.form != negotiate::Form::Object {
-                return Err(negotiate::not_acceptable());
-            }
-            return Box::pin(subresources::virtual_create(self, &call, &resource, &body)).await;
+            return Box::pin(subresources::serve_virtual(self, &call, &resource, &body, accepted, include)).await;
         }
         let allowed = if i.subresource.is_empty() {
             resource.verbs.contains(&i.verb.as_str())

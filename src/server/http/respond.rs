@@ -214,7 +214,11 @@ pub fn list(
     continue_token: &str,
     include: IncludeObject,
 ) -> Reply {
-    let mut meta = json!({"resourceVersion": page.revision.to_string()});
+    let mut meta = json!({});
+    // What is made up when it is read is of no revision.
+    if page.revision != 0 {
+        meta["resourceVersion"] = page.revision.to_string().into();
+    }
     if !continue_token.is_empty() {
         meta["continue"] = continue_token.into();
         if let Some(n) = page.remaining {

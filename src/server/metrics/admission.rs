@@ -6,7 +6,8 @@ use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::histogram::Histogram;
+use client::histogram::Histogram;
+
 use super::{escaped, head};
 use crate::admission::Operation;
 

@@ -1,13 +1,13 @@
 //! What the server counts, in the text format of Prometheus, by upstream's names.
 //!
 //! * [`requests`] – requests, streams, watch events.  [`admission`] – plugins and webhooks.
-//! * [`process`] – the process and the build.  [`histogram`] – how times and sizes are kept.
+//! * [`process`] – the process and the build.  [`queues`] – what the controllers work off.
 //!
 //! Label texts are made when a series is first seen or read, so that counting costs little.
 
 pub mod admission;
-pub mod histogram;
 mod process;
+mod queues;
 pub mod requests;
 
 use std::collections::BTreeMap;
@@ -74,6 +74,7 @@ impl Server {
         self.flow_control().write_metrics(&mut out);
         self.audit().write_metrics(&mut out);
         self.write_objects(&mut out);
+        queues::write(&mut out, &self.config().queues);
         process::write(&mut out);
         out
     }

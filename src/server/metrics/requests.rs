@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use api::Resource;
+use client::histogram::Histogram;
 use http::request::Parts;
 use http_body::Body;
 
-use super::histogram::Histogram;
 use super::{Family, escaped, head};
 use crate::Server;
 use crate::http::deadline;

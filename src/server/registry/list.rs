@@ -76,7 +76,7 @@ pub enum At {
 pub struct Page {
     /// The objects in key order.
     pub items: Vec<Arc<Object>>,
-    /// The revision of the whole list.
+    /// The revision of the whole list; 0 when it has none.
     pub revision: Revision,
     /// The last key of this page when more follow.
     pub next: Option<String>,

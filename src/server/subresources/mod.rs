@@ -1,6 +1,7 @@
 //! Subresources with a behaviour of their own, one file each, and the virtual resources.
 
 mod binding;
+mod component_status;
 mod eviction;
 mod finalize;
 mod node_proxy;
@@ -18,7 +19,8 @@ use serde_json::Value;
 
 use crate::Server;
 use crate::admission::Operation;
-use crate::http::respond::Reply;
+use crate::http::negotiate::{self, Accepted, Form};
+use crate::http::respond::{IncludeObject, Reply};
 use crate::http::{Call, RequestBody, decode_tree};
 use crate::registry::Registry;
 
@@ -90,18 +92,28 @@ async fn admitted(server: &Arc<Server>, call: &Call, resource: &Resource, body: 
     Ok(object)
 }
 
-/// Answers a create of a resource that is not stored: reviews, and bindings by the old path.
+/// Answers for a resource that is not stored: reviews, bindings by the old path, and what is made
+/// up when it is read.
 ///
 /// # Errors
-/// What each says; 405 for any other verb.
-pub async fn virtual_create(
+/// What each says; 405 for a verb that it does not have.
+pub async fn serve_virtual(
     server: &Arc<Server>,
     call: &Call,
     resource: &Arc<Resource>,
     body: &Bytes,
+    accepted: Accepted,
+    include: IncludeObject,
 ) -> Result<Reply, Status> {
-    if call.info.verb != "create" {
+    let creates = resource.verbs.contains(&"create");
+    if creates && accepted.form != Form::Object {
+        return Err(negotiate::not_acceptable());
+    }
+    if !resource.verbs.contains(&call.info.verb.as_str()) {
         return Err(Status::method_not_allowed());
+    }
+    if !creates {
+        return component_status::serve(server, call, resource, accepted, include).await;
     }
     if resource.plural == "bindings" {
         let pods = server.resource("", "v1", "pods")?;

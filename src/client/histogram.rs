@@ -29,12 +29,20 @@ impl Histogram {
         let mut total = 0;
         for (count, bound) in self.counts.iter().zip(self.bounds) {
             total += count;
-            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {total}");
+            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{}\"}} {total}", text(*bound));
         }
         total += self.counts[self.bounds.len()];
         let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {total}");
         let _ = writeln!(out, "{name}_sum{{{labels}}} {}", self.sum);
         let _ = writeln!(out, "{name}_count{{{labels}}} {total}");
+    }
+}
+
+/// A bound as upstream writes it: small ones with an exponent of two digits.
+fn text(bound: f64) -> String {
+    match format!("{bound:e}").split_once("e-") {
+        Some((digits, exponent)) if bound < 1e-4 => format!("{digits}e-{exponent:0>2}"),
+        _ => bound.to_string(),
     }
 }
 
