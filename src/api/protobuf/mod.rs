@@ -21,3 +21,6 @@ pub use unset::{Unset, drop_unset, put_unset};
 
 /// What a body begins with; the envelope follows.
 const MAGIC: &[u8] = b"k8s\0";
+
+#[cfg(test)]
+mod fuzz_tests;
