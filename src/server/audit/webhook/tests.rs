@@ -1,3 +1,5 @@
+//! The webhook backend, against a server that is slow, refuses or is away.
+
 use std::sync::Mutex;
 
 use base64::Engine;
