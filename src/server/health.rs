@@ -139,7 +139,7 @@ impl Server {
         if failed {
             return respond::bytes(500, TEXT, format!("{text}{endpoint} check failed\n"));
         }
-        if call.query.get("verbose").is_none() {
+        if call.query.all("verbose").next().is_none() {
             return respond::bytes(200, TEXT, "ok");
         }
         respond::bytes(200, TEXT, format!("{text}{endpoint} check passed\n"))
