@@ -218,5 +218,6 @@ fn hooks_and_tests_run_as_pods() {
     well(&mut helm("upgrade crew {chart} --wait --timeout 60s"));
     assert_eq!(succeeded(), ["1"]);
     well(&mut helm("uninstall crew --wait --timeout 60s"));
-    assert_eq!(host.kubectl(&["get", "deploy,svc,pods", "-n", "sea", "-l", "app=web", "-o", "name"]), "");
+    let left = || host.kubectl(&["get", "deploy,svc,pods", "-n", "sea", "-l", "app=web", "-o", "name"]);
+    eventually("nothing is left of the release", || left().is_empty());
 }

@@ -165,7 +165,7 @@ pub fn update(manager: &Manager<'_>, t: &TypeRef, old: Option<&Value>, new: &mut
     let empty = json!({"metadata": {}, "spec": {}, "status": {}});
     let before = old.unwrap_or(&empty);
     let changed = manager.manageable(merge::changed(before, new, t));
-    let removed = merge::gone(before, new, t);
+    let removed = old.map(|old| merge::gone(old, new, t)).unwrap_or_default();
     if !changed.is_empty() || !removed.is_empty() {
         for e in &mut all {
             e.fields.subtract(&removed);

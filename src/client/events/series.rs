@@ -168,7 +168,8 @@ fn shortened(text: &str) -> String {
     if text.len() <= NOTE_MAX {
         return text.to_owned();
     }
-    format!("{}{MORE}", &text[..text.floor_char_boundary(NOTE_MAX - MORE.len())])
+    let end = (0..=NOTE_MAX - MORE.len()).rev().find(|i| text.is_char_boundary(*i));
+    format!("{}{MORE}", &text[..end.unwrap_or_default()])
 }
 
 struct Writer {

@@ -58,7 +58,10 @@ impl<K: Clone + Eq + Hash + Send> Counted for WorkQueue<K> {
 
 /// The queues of a process by name, for those who show their numbers. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Queues(Arc<Mutex<Vec<(String, Weak<dyn Counted>)>>>);
+pub struct Queues(Arc<Mutex<Vec<Named>>>);
+
+/// A queue and its name.
+type Named = (String, Weak<dyn Counted>);
 
 impl std::fmt::Debug for Queues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
