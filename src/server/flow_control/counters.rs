@@ -145,7 +145,8 @@ impl Counters {
             "Length of queue in the API Priority and Fairness subsystem, as seen by each request after it is enqueued";
         const WATCHED: &str = "count of watchers for mutating requests in API Priority and Fairness";
         const WIDE: &str = "Number of estimated seats (maximum of initial and final seats) associated with requests in API Priority and Fairness";
-        let samples: [(&str, &str, fn(&Flow) -> &Histogram); 3] = [
+        type Of = fn(&Flow) -> &Histogram;
+        let samples: [(&str, &str, Of); 3] = [
             ("request_queue_length_after_enqueue", LENGTH, |f| &f.lengths),
             ("watch_count_samples", WATCHED, |f| &f.watchers),
             ("work_estimated_seats", WIDE, |f| &f.widths),
