@@ -1,3 +1,5 @@
+//! The webhook as a backend of the audit log, against a server that takes what is posted.
+
 use std::sync::Mutex;
 
 use base64::Engine;
