@@ -206,6 +206,12 @@ impl Status {
         s
     }
 
+    /// 405 for a verb that a resource does not have.
+    pub fn method_not_supported(group: &str, resource: &str, verb: &str) -> Status {
+        let message = format!("{verb} is not supported on resources of kind {:?}", qualified(group, resource));
+        Status::new(405, "MethodNotAllowed", message).about(group, resource, "")
+    }
+
     /// 406.
     pub fn not_acceptable(accepted: &str) -> Status {
         Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"))

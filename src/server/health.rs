@@ -139,6 +139,7 @@ impl Server {
         if failed {
             return respond::bytes(500, TEXT, format!("{text}{endpoint} check failed\n"));
         }
+        // Its presence counts, with or without a value.
         if call.query.all("verbose").next().is_none() {
             return respond::bytes(200, TEXT, "ok");
         }
@@ -147,3 +148,21 @@ impl Server {
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use crate::testing::Testing;
+
+    #[tokio::test]
+    async fn a_verbose_answer_is_asked_for_with_or_without_a_value() {
+        let t = Testing::start().await;
+        for (path, end) in
+            [("/livez", "ok"), ("/livez?verbose", "livez check passed\n"), ("/livez?verbose=1", "passed\n")]
+        {
+            let (code, text) = t.http("GET", path, "", &Value::Null).await;
+            assert!(code == 200 && text.as_str().unwrap_or_default().ends_with(end), "{path}: {text}");
+        }
+    }
+}

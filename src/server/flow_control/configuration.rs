@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::codec::Decoded;
-use api::k8s::flowcontrol::v1::{FlowSchema, LimitedPriorityLevelConfiguration, PriorityLevelConfiguration};
+use api::k8s::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use api::kinds::flow_control::{bootstrap, is_mandatory};
 use api::{Object, Resource, Status};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::FlowControl;
 use super::classify::Schema;
-use super::seats::{Limits, Queuing};
+use super::seats::{Kind, Limits, Queuing};
 use crate::Server;
 use crate::bootstrap::system;
 use crate::registry::{DeleteOptions, WriteContext};
@@ -91,35 +92,75 @@ impl FlowControl {
 
 /// What each level may use of `total` seats.
 fn limits(levels: &[Arc<PriorityLevelConfiguration>], total: u64) -> HashMap<Arc<str>, Limits> {
-    let limited = |l: &PriorityLevelConfiguration| l.spec.as_ref().and_then(|s| s.limited.clone());
-    let shares = |l: &LimitedPriorityLevelConfiguration| l.nominal_concurrency_shares.unwrap_or(30).max(0) as u64;
-    let sum = levels.iter().filter_map(|l| limited(l)).map(|l| shares(&l)).sum::<u64>().max(1);
+    let sum = levels.iter().map(|l| Shares::of(l).shares).sum::<u64>().max(1);
     let percent = |n: u64, p: i32| (n as f64 * f64::from(p.max(0)) / 100.0).round() as u64;
     let one = |level: &Arc<PriorityLevelConfiguration>| {
-        let name = level.metadata.name.as_deref().unwrap_or_default();
-        let Some(l) = limited(level).filter(|_| name != "exempt") else { return (Arc::from(name), Limits::Exempt) };
-        let nominal = (total * shares(&l)).div_ceil(sum);
-        let least = nominal.saturating_sub(percent(nominal, l.lendable_percent.unwrap_or(0)));
-        let most = l.borrowing_limit_percent.map_or(total, |p| (nominal + percent(nominal, p)).min(total));
+        let Shares { shares, lendable, borrowing, kind } = Shares::of(level);
+        let nominal = (total * shares).div_ceil(sum);
+        let least = nominal.saturating_sub(percent(nominal, lendable));
+        let most = nominal + borrowing.map_or(total, |p| percent(nominal, p));
+        (Arc::from(level.metadata.name.as_deref().unwrap_or_default()), Limits { nominal, least, most, kind })
+    };
+    levels.iter().map(one).collect()
+}
+
+/// What the spec of a level says, with upstream's defaults.
+struct Shares {
+    shares: u64,
+    lendable: i32,
+    borrowing: Option<i32>,
+    kind: Kind,
+}
+
+impl Shares {
+    fn of(level: &PriorityLevelConfiguration) -> Shares {
+        let spec = level.spec.clone().unwrap_or_default();
+        let count = |shares: Option<i32>, default: i32| shares.unwrap_or(default).max(0) as u64;
+        let exempt = spec.exempt.unwrap_or_default();
+        let Some(l) = spec.limited.filter(|_| level.metadata.name.as_deref() != Some("exempt")) else {
+            let (shares, lendable) = (count(exempt.nominal_concurrency_shares, 0), exempt.lendable_percent);
+            return Shares { shares, lendable: lendable.unwrap_or(0), borrowing: None, kind: Kind::Exempt };
+        };
         let queuing = l.limit_response.and_then(|r| r.queuing).map(|q| Queuing {
             queues: q.queues.unwrap_or(64).max(1) as usize,
             hand: q.hand_size.unwrap_or(8).max(1) as usize,
             length: q.queue_length_limit.unwrap_or(50).max(1) as usize,
         });
-        (Arc::from(name), Limits::Limited { nominal, least, most, queuing })
-    };
-    levels.iter().map(one).collect()
+        Shares {
+            shares: count(l.nominal_concurrency_shares, 30),
+            lendable: l.lendable_percent.unwrap_or(0),
+            borrowing: l.borrowing_limit_percent,
+            kind: queuing.map_or(Kind::Reject, Kind::Queue),
+        }
+    }
 }
 
-/// Follows the objects until cancelled.
+/// How often the seats are divided anew.
+const DIVISION: Duration = Duration::from_secs(10);
+
+/// Follows the objects, and divides the seats by demand, until cancelled.
 pub async fn run(server: Arc<Server>, cancel: CancellationToken) {
+    let divide = async {
+        let mut times = tokio::time::interval(DIVISION);
+        loop {
+            times.tick().await;
+            server.flow_control().seats.divide();
+        }
+    };
+    tokio::select! {
+        () = divide => {}
+        () = follow_all(&server, &cancel) => {}
+    }
+}
+
+async fn follow_all(server: &Arc<Server>, cancel: &CancellationToken) {
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
-            outcome = follow(&server) => if let Err(s) = outcome {
+            outcome = follow(server) => if let Err(s) = outcome {
                 tracing::warn!(error = %s, "flow control works by what it knew; its objects cannot be read or kept");
                 // Nothing tells when that ends.
-                tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+                tokio::time::sleep(Duration::from_secs(10)).await;
             },
         }
     }
@@ -273,10 +314,10 @@ mod tests {
         let levels: Vec<_> = of_kind.map(|o| Arc::new(serde_json::from_value(o.clone()).unwrap())).collect();
         let limits = limits(&levels, 600);
         let of = |name: &str| limits[name];
-        assert_eq!(of("exempt"), Limits::Exempt);
-        assert_eq!(of("catch-all"), Limits::Limited { nominal: 13, least: 13, most: 600, queuing: None });
-        let Limits::Limited { nominal, least, queuing, .. } = of("workload-low") else { panic!("it has seats") };
+        assert_eq!(of("exempt").kind, Kind::Exempt);
+        assert_eq!(of("catch-all"), Limits { nominal: 13, least: 13, most: 613, kind: Kind::Reject });
+        let Limits { nominal, least, kind, .. } = of("workload-low");
         assert_eq!((nominal, least), (245, 24));
-        assert_eq!(queuing, Some(Queuing { queues: 128, hand: 6, length: 50 }));
+        assert_eq!(kind, Kind::Queue(Queuing { queues: 128, hand: 6, length: 50 }));
     }
 }

@@ -7,27 +7,44 @@ use std::time::Duration;
 
 use client::histogram::Histogram;
 
-use super::seats::{Limits, Refusal};
+use super::seats::{Demand, Refusal, Standing};
 use crate::metrics::head;
 
 const WAIT: &[f64] = &[0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
-const EXECUTION: &[f64] =
-    &[0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+const LENGTHS: &[f64] = &[0.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0];
+const WATCHERS: &[f64] = &[0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0];
+const WIDTHS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 100.0];
 
 struct Flow {
     dispatched: u64,
     refused: BTreeMap<Refusal, u64>,
     queued: i64,
+    queued_seats: i64,
     executing: i64,
     seats: i64,
     wait: Histogram,
-    execution: Histogram,
+    /// Of watches, their beginning, and of all else.
+    execution: [Histogram; 2],
+    lengths: Histogram,
+    watchers: Histogram,
+    widths: Histogram,
 }
 
 impl Default for Flow {
     fn default() -> Flow {
-        let (wait, execution) = (Histogram::new(WAIT), Histogram::new(EXECUTION));
-        Flow { dispatched: 0, refused: BTreeMap::new(), queued: 0, executing: 0, seats: 0, wait, execution }
+        Flow {
+            dispatched: 0,
+            refused: BTreeMap::new(),
+            queued: 0,
+            queued_seats: 0,
+            executing: 0,
+            seats: 0,
+            wait: Histogram::new(WAIT),
+            execution: [(); 2].map(|()| Histogram::new(WAIT)),
+            lengths: Histogram::new(LENGTHS),
+            watchers: Histogram::new(WATCHERS),
+            widths: Histogram::new(WIDTHS),
+        }
     }
 }
 
@@ -40,8 +57,12 @@ impl Counters {
         self.0.entry((level.clone(), schema.clone())).or_default()
     }
 
-    pub(super) fn arrived(&mut self, schema: &Arc<str>, level: &Arc<str>, why: Option<Refusal>, waited: Duration) {
-        let flow = self.of(schema, level);
+    pub(super) fn arrived(&mut self, demand: &Demand<'_>, why: Option<Refusal>, waited: Duration) {
+        let flow = self.of(demand.schema, demand.level);
+        flow.widths.observe(demand.width.most() as f64);
+        if let Some(watchers) = demand.watchers {
+            flow.watchers.observe(watchers as f64);
+        }
         match why {
             None => {
                 flow.dispatched += 1;
@@ -51,8 +72,15 @@ impl Counters {
         }
     }
 
-    pub(super) fn queued(&mut self, schema: &Arc<str>, level: &Arc<str>, more: i64) {
-        self.of(schema, level).queued += more;
+    pub(super) fn queued(&mut self, schema: &Arc<str>, level: &Arc<str>, more: i64, seats: i64) {
+        let flow = self.of(schema, level);
+        flow.queued += more;
+        flow.queued_seats += seats;
+    }
+
+    /// A queue is so long with the request that joined it.
+    pub(super) fn joined(&mut self, schema: &Arc<str>, level: &Arc<str>, length: usize) {
+        self.of(schema, level).lengths.observe(length as f64);
     }
 
     pub(super) fn executing(&mut self, schema: &Arc<str>, level: &Arc<str>, more: i64, seats: i64) {
@@ -61,12 +89,17 @@ impl Counters {
         flow.seats += seats;
     }
 
-    pub(super) fn executed(&mut self, schema: &Arc<str>, level: &Arc<str>, time: Duration) {
-        self.of(schema, level).execution.observe(time.as_secs_f64());
+    pub(super) fn executed(&mut self, schema: &Arc<str>, level: &Arc<str>, is_watch: bool, time: Duration) {
+        self.of(schema, level).execution[usize::from(!is_watch)].observe(time.as_secs_f64());
     }
 
-    pub(super) fn write<'a>(&self, out: &mut String, levels: impl Iterator<Item = (&'a Arc<str>, &'a Limits)>) {
-        self.write_levels(out, levels);
+    pub(super) fn write(&self, out: &mut String, levels: &[(Arc<str>, Standing)], fair: f64) {
+        write_levels(out, levels);
+        const FAIR: &str = "apiserver_flowcontrol_seat_fair_frac";
+        const FAIR_HELP: &str =
+            "Fair fraction of server's concurrency to allocate to each priority level that can use it";
+        head(out, FAIR, "gauge", FAIR_HELP);
+        let _ = writeln!(out, "{FAIR} {fair}");
         let labels =
             |(level, schema): &(Arc<str>, Arc<str>)| format!("flow_schema=\"{schema}\",priority_level=\"{level}\"");
         let mut gauges = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Flow) -> i64| {
@@ -81,6 +114,9 @@ impl Counters {
         const QUEUED: &str =
             "Number of requests currently pending in queues of the API Priority and Fairness subsystem";
         gauges("current_inqueue_requests", "gauge", QUEUED, &|f| f.queued);
+        const QUEUED_SEATS: &str =
+            "Number of seats currently pending in queues of the API Priority and Fairness subsystem";
+        gauges("current_inqueue_seats", "gauge", QUEUED_SEATS, &|f| f.queued_seats);
         const EXECUTING: &str = "Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem";
         gauges("current_executing_requests", "gauge", EXECUTING, &|f| f.executing);
         const SEATS: &str = "Concurrency (number of seats) occupied by the currently executing (initial stage for a WATCH, any stage otherwise) requests in the API Priority and Fairness subsystem";
@@ -101,31 +137,66 @@ impl Counters {
         const HELP: &str = "Duration of initial stage (for a WATCH) or any (for a non-WATCH) stage of request execution in the API Priority and Fairness subsystem";
         head(out, EXECUTED, "histogram", HELP);
         for (key, flow) in &self.0 {
-            flow.execution.write(out, EXECUTED, &format!("{},type=\"regular\"", labels(key)));
+            for (histogram, of) in flow.execution.iter().zip(["watch", "regular"]) {
+                histogram.write(out, EXECUTED, &format!("{},type=\"{of}\"", labels(key)));
+            }
+        }
+        const LENGTH: &str =
+            "Length of queue in the API Priority and Fairness subsystem, as seen by each request after it is enqueued";
+        const WATCHED: &str = "count of watchers for mutating requests in API Priority and Fairness";
+        const WIDE: &str = "Number of estimated seats (maximum of initial and final seats) associated with requests in API Priority and Fairness";
+        type Of = fn(&Flow) -> &Histogram;
+        let samples: [(&str, &str, Of); 3] = [
+            ("request_queue_length_after_enqueue", LENGTH, |f| &f.lengths),
+            ("watch_count_samples", WATCHED, |f| &f.watchers),
+            ("work_estimated_seats", WIDE, |f| &f.widths),
+        ];
+        for (name, help, histogram) in samples {
+            let name = format!("apiserver_flowcontrol_{name}");
+            head(out, &name, "histogram", help);
+            for (key, flow) in &self.0 {
+                histogram(flow).write(out, &name, &labels(key));
+            }
         }
     }
+}
 
-    fn write_levels<'a>(&self, out: &mut String, levels: impl Iterator<Item = (&'a Arc<str>, &'a Limits)>) {
-        let mut levels: Vec<_> = levels.collect();
-        levels.sort_by_key(|(n, _)| (*n).clone());
-        let mut gauge = |name: &str, help: &str, value: &dyn Fn(u64, u64, u64) -> u64| {
-            let name = format!("apiserver_flowcontrol_{name}");
-            head(out, &name, "gauge", help);
-            for (level, limits) in &levels {
-                let value = match limits {
-                    Limits::Exempt => 0,
-                    Limits::Limited { nominal, least, most, .. } => value(*nominal, *least, *most),
-                };
-                let _ = writeln!(out, "{name}{{priority_level=\"{level}\"}} {value}");
-            }
-        };
-        const NOMINAL: &str = "Nominal number of execution seats configured for each priority level";
-        gauge("nominal_limit_seats", NOMINAL, &|nominal, _, _| nominal);
-        const LOWER: &str = "Configured lower bound on number of execution seats available to each priority level";
-        gauge("lower_limit_seats", LOWER, &|_, least, _| least);
-        const UPPER: &str = "Configured upper bound on number of execution seats available to each priority level";
-        gauge("upper_limit_seats", UPPER, &|_, _, most| most);
-        const CURRENT: &str = "current derived number of execution seats available to each priority level";
-        gauge("current_limit_seats", CURRENT, &|nominal, _, _| nominal);
+fn write_levels(out: &mut String, levels: &[(Arc<str>, Standing)]) {
+    type Value = fn(&Standing) -> f64;
+    let gauges: [(&str, &str, Value); 9] = [
+        ("nominal_limit_seats", "Nominal number of execution seats configured for each priority level", |s| {
+            s.limits.nominal as f64
+        }),
+        (
+            "lower_limit_seats",
+            "Configured lower bound on number of execution seats available to each priority level",
+            |s| s.limits.least as f64,
+        ),
+        (
+            "upper_limit_seats",
+            "Configured upper bound on number of execution seats available to each priority level",
+            |s| s.limits.most as f64,
+        ),
+        ("current_limit_seats", "current derived number of execution seats available to each priority level", |s| {
+            s.current as f64
+        }),
+        ("demand_seats_high_watermark", "High watermark, over last adjustment period, of demand_seats", |s| {
+            s.demand.high as f64
+        }),
+        ("demand_seats_average", "Time-weighted average, over last adjustment period, of demand_seats", |s| {
+            s.demand.average
+        }),
+        ("demand_seats_stdev", "Time-weighted standard deviation, over last adjustment period, of demand_seats", |s| {
+            s.demand.deviation
+        }),
+        ("demand_seats_smoothed", "Smoothed seat demands", |s| s.demand.smoothed),
+        ("target_seats", "Seat allocation targets", |s| s.target),
+    ];
+    for (name, help, value) in gauges {
+        let name = format!("apiserver_flowcontrol_{name}");
+        head(out, &name, "gauge", help);
+        for (level, standing) in levels {
+            let _ = writeln!(out, "{name}{{priority_level=\"{level}\"}} {}", value(standing));
+        }
     }
 }

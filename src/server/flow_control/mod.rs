@@ -1,43 +1,45 @@
 //! API priority and fairness: no client can keep the server from the others
 //! (<https://kubernetes.io/docs/concepts/cluster-administration/flow-control/>).
 //!
-//! * [`classify`] – the flow schema of a request.  [`seats`] – who is served, who waits.
+//! * [`classify`] – the flow schema of a request.  [`estimate`] – how many seats it takes.
+//! * [`seats`] – who is served, who waits.  [`demand`], [`allocation`] – how many seats a level has.
+//! * [`watchers`] – who sees a write.
 //! * [`configuration`] – the objects: kept as upstream keeps them, read, and told of.
 //! * [`counters`] – the metrics.
 //!
 //! Callers in the server's own process are not limited, nor are streams, but for the beginning of a
 //! watch.
 
+mod allocation;
 mod classify;
 pub mod configuration;
 mod counters;
+mod demand;
+mod estimate;
 mod seats;
+mod watchers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Status;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::header::{HeaderName, RETRY_AFTER};
 
 use self::classify::Schema;
 use self::seats::{Demand, Seats, Ticket};
+use self::watchers::Watchers;
+pub use self::watchers::Watching;
 use crate::Server;
 use crate::http::deadline;
 use crate::http::respond::{self, Reply};
 use crate::request::{Query, RequestInfo, User};
-use crate::storage;
 
 const SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
 const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
 /// How long a request waits for its turn: a quarter of the time that it has.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// A list takes a seat for so many objects.
-const OBJECTS_PER_SEAT: usize = 100;
-/// A list takes at most so many seats.
-const MOST_SEATS: u64 = 10;
 
 /// See the module.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ pub struct FlowControl {
     /// In the order in which they are tried.
     schemas: ArcSwap<Vec<Arc<Schema>>>,
     seats: Seats,
+    watchers: Watchers,
     /// The seats of the whole server.
     total: u64,
 }
@@ -75,7 +78,8 @@ impl FlowControl {
     /// Flow control with the objects that every cluster has; others follow with
     /// [`configuration::run`]. `total` requests are served at once.
     pub fn new(total: u64) -> FlowControl {
-        let control = FlowControl { schemas: ArcSwap::default(), seats: Seats::default(), total };
+        let control =
+            FlowControl { schemas: ArcSwap::default(), seats: Seats::default(), watchers: Watchers::default(), total };
         control.configure(configuration::Objects::default());
         control
     }
@@ -99,8 +103,16 @@ impl FlowControl {
         let Some(schema) = schemas.iter().find(|s| s.matches(user, info)).cloned() else { return Ok(None) };
         drop(schemas);
         let flow = schema.distinguisher(user, info);
-        let seats = self.width(server, &schema, info, query);
-        let demand = Demand { schema: &schema.name, level: &schema.level, flow, seats, patience: PATIENCE };
+        let (width, watchers) = self.width(server, &schema, info, query);
+        let demand = Demand {
+            schema: &schema.name,
+            level: &schema.level,
+            flow,
+            width,
+            is_watch: info.verb == "watch",
+            watchers,
+            patience: PATIENCE,
+        };
         match self.seats.take(demand).await {
             Ok(ticket) => Ok(Some(Admitted { schema, _ticket: ticket })),
             Err(_) => {
@@ -113,22 +125,9 @@ impl FlowControl {
         }
     }
 
-    /// The seats that a request takes: lists, and watches that begin with one, by what they read.
-    fn width(&self, server: &Server, schema: &Schema, info: &RequestInfo, query: &Query) -> u64 {
-        let lists = info.is_resource && matches!(info.verb.as_str(), "list" | "watch");
-        let from = query.get("resourceVersion").unwrap_or_default();
-        if !lists || !info.name.is_empty() || info.verb == "watch" && !matches!(from, "" | "0") {
-            return 1;
-        }
-        let count = || -> Result<usize, Status> {
-            let resource = server.resource(&info.group, &info.version, &info.resource)?;
-            Ok(server.registry().caches().get(&storage::prefix(&resource)).map_or(0, |c| c.len()))
-        };
-        let seats = count().unwrap_or(0).div_ceil(OBJECTS_PER_SEAT) as u64;
-        if seats <= 1 {
-            return 1;
-        }
-        seats.min(MOST_SEATS).min(self.seats.widest(&schema.level))
+    /// Counts a watch that is open.
+    pub fn watching(&self, info: &RequestInfo, query: &Query) -> Watching {
+        self.watchers.add(info, query)
     }
 
     /// The metrics.

@@ -1,13 +1,10 @@
 //! Seats: how many requests of each priority level are served at once, and who waits for how long.
 //!
 //! A level has a nominal number of seats, of which it lends a part to others while it does not need
-//! it: what each level takes beyond the part that it keeps comes out of one pool of all that is lent.
-//! Requests that find no seat wait in queues. A flow is dealt a hand of its level's queues and joins
+//! it: every ten seconds it is found out by the demand of all ([`super::allocation`]) how many each
+//! may take. Requests that find no seat wait in queues. A flow is dealt a hand of its level's queues and joins
 //! the shortest; queues are served by start time, in seats, so that a flow that asks for much waits
 //! for itself and not for others (upstream: `apiserver/pkg/util/flowcontrol/fairqueuing`).
-//!
-//! Differs from upstream: borrowing follows demand at once instead of every ten seconds, and the
-//! work that watchers make for a write is not counted.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,7 +13,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::allocation::{Claim, allocate};
 use super::counters::Counters;
+use super::demand::{Figures, SeatDemand};
+use super::estimate::Width;
 
 /// How requests of a level wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,22 +29,47 @@ pub struct Queuing {
     pub length: usize,
 }
 
+/// What becomes of requests that find no seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// There is always one.
+    Exempt,
+    /// They are turned away.
+    Reject,
+    /// They wait.
+    Queue(Queuing),
+}
+
 /// What a priority level may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limits {
-    /// Everything, at once.
-    Exempt,
-    /// Seats.
-    Limited {
-        /// By its shares.
-        nominal: u64,
-        /// What it keeps when all others borrow.
-        least: u64,
-        /// What it may have when it borrows.
-        most: u64,
-        /// `None` turns away what finds no seat.
-        queuing: Option<Queuing>,
-    },
+pub struct Limits {
+    /// By its shares.
+    pub nominal: u64,
+    /// What it keeps when all others borrow.
+    pub least: u64,
+    /// What it may have when it borrows.
+    pub most: u64,
+    /// How it is limited.
+    pub kind: Kind,
+}
+
+impl Limits {
+    /// Of what is not limited, and lends nothing.
+    pub const EXEMPT: Limits = Limits { nominal: 0, least: 0, most: 0, kind: Kind::Exempt };
+
+    /// Before the demand is known: half of what can be lent is.
+    fn initial(&self) -> u64 {
+        self.nominal - (self.nominal - self.least) / 2
+    }
+}
+
+/// What a level has and could use, for the metrics.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    pub(super) limits: Limits,
+    pub(super) current: u64,
+    pub(super) demand: Figures,
+    pub(super) target: f64,
 }
 
 /// Why a request is turned away.
@@ -79,7 +104,11 @@ pub struct Demand<'a> {
     /// The flow in the schema.
     pub flow: &'a str,
     /// How many seats it takes.
-    pub seats: u64,
+    pub width: Width,
+    /// Whether it is the beginning of a watch.
+    pub is_watch: bool,
+    /// Of a write: how many watch what it writes.
+    pub watchers: Option<usize>,
     /// How long it may wait.
     pub patience: Duration,
 }
@@ -99,9 +128,15 @@ struct Queue {
 
 struct Level {
     limits: Limits,
+    /// How many seats may be taken until the next division.
+    current: u64,
     /// Taken seats.
     taken: u64,
     waiting: usize,
+    /// The seats that those who wait want.
+    wanted: u64,
+    demand: SeatDemand,
+    target: f64,
     queues: Vec<Queue>,
     /// The virtual start of what was served last.
     clock: f64,
@@ -111,104 +146,119 @@ struct Level {
 
 impl Level {
     fn new(limits: Limits) -> Level {
-        Level { limits, taken: 0, waiting: 0, queues: Vec::new(), clock: 0.0, removed: false }
-    }
-
-    /// What so many seats take out of the pool.
-    fn drawn(&self, seats: u64) -> u64 {
-        match self.limits {
-            Limits::Exempt => 0,
-            Limits::Limited { least, .. } => seats.saturating_sub(least),
+        Level {
+            limits,
+            current: limits.initial(),
+            taken: 0,
+            waiting: 0,
+            wanted: 0,
+            demand: SeatDemand::new(Instant::now()),
+            target: 0.0,
+            queues: Vec::new(),
+            clock: 0.0,
+            removed: false,
         }
     }
 
-    fn fits(&self, seats: u64, pool: u64) -> bool {
-        let after = self.taken + seats;
-        match self.limits {
-            Limits::Exempt => true,
-            Limits::Limited { most, .. } => {
-                after <= most && self.drawn(after).saturating_sub(self.drawn(self.taken)) <= pool
-            }
-        }
+    fn is_exempt(&self) -> bool {
+        self.limits.kind == Kind::Exempt
     }
 
-    /// Takes the waiter that is next: the first of the queue that starts first.
-    fn next(&mut self) -> Option<(usize, Waiter)> {
+    /// After every change of what is taken or waited for.
+    fn note(&mut self) {
+        self.demand.set(self.taken + self.wanted, Instant::now());
+    }
+
+    fn fits(&self, seats: u64) -> bool {
+        // What is wider than the level goes alone.
+        let alone = self.taken == 0 && self.current > 0;
+        self.is_exempt() || self.taken + seats <= self.current || alone
+    }
+
+    fn waits(&mut self, at: usize, waiter: Waiter) {
+        self.waiting += 1;
+        self.wanted += waiter.seats;
+        self.queues[at].waiters.push_back(waiter);
+        self.note();
+    }
+
+    fn left(&mut self, waiter: &Waiter) {
+        self.waiting -= 1;
+        self.wanted -= waiter.seats;
+        self.note();
+    }
+
+    fn claim(&mut self, now: Instant) -> Claim {
+        let Limits { nominal, least, most, .. } = self.limits;
+        let demand = self.demand.settle(now);
+        Claim { exempt: self.is_exempt(), nominal, least, most, demand, current: self.current }
+    }
+
+    /// Takes the waiter that is next, if there is room: the first of the queue that starts first.
+    fn next(&mut self) -> Option<Waiter> {
         let nonempty = self.queues.iter().enumerate().filter(|(_, q)| !q.waiters.is_empty());
         let (at, _) = nonempty.min_by(|(_, a), (_, b)| a.start.total_cmp(&b.start))?;
-        let waiter = self.queues[at].waiters.pop_front()?;
-        self.waiting -= 1;
-        Some((at, waiter))
+        let seats = self.queues[at].waiters.front()?.seats;
+        if !self.fits(seats) {
+            return None;
+        }
+        let queue = &mut self.queues[at];
+        let waiter = queue.waiters.pop_front()?;
+        self.clock = self.clock.max(queue.start);
+        queue.start += seats as f64;
+        self.left(&waiter);
+        Some(waiter)
     }
 }
 
+#[derive(Default)]
 struct State {
     levels: HashMap<Arc<str>, Level>,
-    /// What is lent and not taken.
-    pool: u64,
+    /// Which part of its demand each level gets that can use it.
+    fair: f64,
     next_id: u64,
     counters: Counters,
 }
 
 impl State {
-    /// Counts taken seats up or down.
-    fn take(&mut self, name: &Arc<str>, seats: u64) {
-        let Some(level) = self.levels.get_mut(name) else { return };
-        let before = level.drawn(level.taken);
-        level.taken += seats;
-        // What is over after a change of the configuration is given back before it is lent again.
-        self.pool = self.pool.saturating_sub(level.drawn(level.taken) - before);
-    }
-
     /// Gives seats to those who wait for them.
     fn serve(&mut self, name: &Arc<str>) {
-        loop {
-            let pool = self.pool;
-            let Some(level) = self.levels.get_mut(name).filter(|l| l.waiting > 0) else { return };
-            let Some((at, waiter)) = level.next() else { return };
-            if !level.fits(waiter.seats, pool) {
-                level.queues[at].waiters.push_front(waiter);
-                level.waiting += 1;
-                return;
-            }
-            let start = level.queues[at].start;
-            level.clock = level.clock.max(start);
-            level.queues[at].start = start + waiter.seats as f64;
+        let Some(level) = self.levels.get_mut(name) else { return };
+        while let Some(waiter) = level.next() {
             // Whoever has gone meanwhile takes no seat.
             if waiter.granted.send(()).is_ok() {
-                self.take(name, waiter.seats);
+                level.taken += waiter.seats;
+                level.note();
             }
         }
     }
 
-    fn recount(&mut self) {
-        let lent: u64 = self
-            .levels
-            .values()
-            .map(|l| match l.limits {
-                Limits::Limited { nominal, least, .. } if !l.removed => nominal.saturating_sub(least),
-                _ => 0,
-            })
-            .sum();
-        let drawn: u64 = self.levels.values().map(|l| l.drawn(l.taken)).sum();
-        self.pool = lent.saturating_sub(drawn);
+    fn serve_all(&mut self) {
+        let names: Vec<Arc<str>> = self.levels.keys().cloned().collect();
+        names.iter().for_each(|n| self.serve(n));
+    }
+
+    /// Divides the seats by the demand since the last time.
+    fn divide(&mut self) {
+        let now = Instant::now();
+        let mut levels: Vec<&mut Level> = self.levels.values_mut().filter(|l| !l.removed).collect();
+        let claims: Vec<Claim> = levels.iter_mut().map(|l| l.claim(now)).collect();
+        let (seats, fair) = allocate(&claims);
+        self.fair = fair;
+        for ((level, claim), seats) in levels.into_iter().zip(&claims).zip(seats) {
+            (level.current, level.target) = (seats, claim.target());
+        }
+        self.serve_all();
     }
 }
 
 /// All levels. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Seats(Arc<Mutex<State>>);
 
 impl std::fmt::Debug for Seats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Seats")
-    }
-}
-
-impl Default for Seats {
-    fn default() -> Seats {
-        let state = State { levels: HashMap::new(), pool: 0, next_id: 0, counters: Counters::default() };
-        Seats(Arc::new(Mutex::new(state)))
     }
 }
 
@@ -229,16 +279,21 @@ impl Seats {
             level.removed = !limits.contains_key(name);
         }
         s.levels.retain(|_, l| !l.removed || l.taken > 0 || l.waiting > 0);
-        s.recount();
-        let names: Vec<Arc<str>> = s.levels.keys().cloned().collect();
-        names.iter().for_each(|n| s.serve(n));
+        s.divide();
     }
 
-    /// The most seats that one request of a level takes.
-    pub fn widest(&self, level: &str) -> u64 {
-        match self.lock().levels.get(level).map(|l| l.limits) {
-            Some(Limits::Limited { nominal, .. }) => ((nominal as f64 * 0.15).ceil() as u64).max(1),
-            _ => 1,
+    /// Divides the seats by the demand since the last time; upstream does it every ten seconds.
+    pub fn divide(&self) {
+        self.lock().divide();
+    }
+
+    /// The most seats that one request of a level takes, where that is limited.
+    pub fn widest(&self, level: &str) -> Option<u64> {
+        match self.lock().levels.get(level).map(|l| l.limits)? {
+            Limits { nominal, kind: Kind::Queue(q), .. } => {
+                Some(((nominal as f64 * 0.15).ceil() as u64).min(nominal / q.hand as u64).max(1))
+            }
+            _ => None,
         }
     }
 
@@ -248,29 +303,35 @@ impl Seats {
     /// Why there are none.
     pub async fn take(&self, demand: Demand<'_>) -> Result<Ticket, Refusal> {
         let arrived = Instant::now();
-        let outcome = match self.try_take(&demand) {
+        let mut width = demand.width;
+        let outcome = match self.try_take(&demand, &mut width) {
             Ok(None) => Ok(()),
             Ok(Some(waiting)) => waiting.wait(demand.patience).await,
             Err(refusal) => Err(refusal),
         };
         let mut s = self.lock();
-        s.counters.arrived(demand.schema, demand.level, outcome.err(), arrived.elapsed());
+        s.counters.arrived(&demand, outcome.err(), arrived.elapsed());
         drop(s);
         outcome?;
         let (schema, level) = (demand.schema.clone(), demand.level.clone());
-        Ok(Ticket { all: self.clone(), schema, level, seats: demand.seats, since: Instant::now() })
+        Ok(Ticket { all: self.clone(), schema, level, width, is_watch: demand.is_watch, since: Instant::now() })
     }
 
-    fn try_take(&self, demand: &Demand<'_>) -> Result<Option<Waiting>, Refusal> {
+    fn try_take(&self, demand: &Demand<'_>, width: &mut Width) -> Result<Option<Waiting>, Refusal> {
         let mut s = self.lock();
-        let (pool, id) = (s.pool, s.next_id);
-        let level = s.levels.entry(demand.level.clone()).or_insert_with(|| Level::new(Limits::Exempt));
-        if level.waiting == 0 && level.fits(demand.seats, pool) {
-            s.take(demand.level, demand.seats);
-            s.counters.executing(demand.schema, demand.level, 1, demand.seats as i64);
+        let id = s.next_id;
+        let level = s.levels.entry(demand.level.clone()).or_insert_with(|| Level::new(Limits::EXEMPT));
+        if !level.is_exempt() {
+            *width = width.within(level.current);
+        }
+        let seats = width.most();
+        if level.waiting == 0 && level.fits(seats) {
+            level.taken += seats;
+            level.note();
+            s.counters.executing(demand.schema, demand.level, 1, seats as i64);
             return Ok(None);
         }
-        let Limits::Limited { queuing: Some(queuing), .. } = level.limits else {
+        let Kind::Queue(queuing) = level.limits.kind else {
             return Err(Refusal::ConcurrencyLimit);
         };
         level.queues.resize_with(queuing.queues.max(level.queues.len()), Queue::default);
@@ -286,41 +347,37 @@ impl Seats {
             queue.start = queue.start.max(clock);
         }
         let (granted, grant) = oneshot::channel();
-        queue.waiters.push_back(Waiter { id, seats: demand.seats, granted });
-        level.waiting += 1;
+        level.waits(at, Waiter { id, seats, granted });
+        let length = level.queues[at].waiters.len();
         s.next_id += 1;
-        s.counters.queued(demand.schema, demand.level, 1);
+        s.counters.queued(demand.schema, demand.level, 1, seats as i64);
+        s.counters.joined(demand.schema, demand.level, length);
         // It may be the first that fits, behind one that needs more.
         s.serve(demand.level);
         let (schema, level) = (demand.schema.clone(), demand.level.clone());
-        Ok(Some(Waiting { all: self.clone(), schema, level, queue: at, id, seats: demand.seats, grant, done: false }))
+        Ok(Some(Waiting { all: self.clone(), schema, level, queue: at, id, seats, grant, done: false }))
     }
 
     fn give_back(&self, level: &Arc<str>, seats: u64) {
         let mut s = self.lock();
         let Some(l) = s.levels.get_mut(level) else { return };
         l.taken = l.taken.saturating_sub(seats);
-        let gone = l.removed && l.taken == 0 && l.waiting == 0;
-        let limited = l.limits != Limits::Exempt;
-        if gone {
+        l.note();
+        if l.removed && l.taken == 0 && l.waiting == 0 {
             s.levels.remove(level);
-        }
-        if !limited {
             return;
         }
-        s.recount();
         s.serve(level);
-        // What went back to the pool may be what others wait for.
-        let others: Vec<Arc<str>> =
-            s.levels.iter().filter(|(n, l)| *n != level && l.waiting > 0).map(|(n, _)| n.clone()).collect();
-        others.iter().for_each(|n| s.serve(n));
     }
 
     /// The metrics.
     pub fn write_metrics(&self, out: &mut String) {
         let s = self.lock();
-        let levels = s.levels.iter().map(|(n, l)| (n, &l.limits));
-        s.counters.write(out, levels);
+        let standing =
+            |l: &Level| Standing { limits: l.limits, current: l.current, demand: l.demand.figures(), target: l.target };
+        let mut levels: Vec<_> = s.levels.iter().map(|(n, l)| (n.clone(), standing(l))).collect();
+        levels.sort_by(|(a, _), (b, _)| a.cmp(b));
+        s.counters.write(out, &levels, s.fair);
     }
 }
 
@@ -363,7 +420,7 @@ impl Waiting {
         let served = matches!(granted, Ok(Ok(()))) || !self.leave();
         self.done = true;
         let mut s = self.all.lock();
-        s.counters.queued(&self.schema, &self.level, -1);
+        s.counters.queued(&self.schema, &self.level, -1, -(self.seats as i64));
         if !served {
             return Err(Refusal::TimeOut);
         }
@@ -377,8 +434,8 @@ impl Waiting {
         let Some(level) = s.levels.get_mut(&self.level) else { return false };
         let Some(queue) = level.queues.get_mut(self.queue) else { return false };
         let Some(at) = queue.waiters.iter().position(|w| w.id == self.id) else { return false };
-        queue.waiters.remove(at);
-        level.waiting -= 1;
+        let Some(waiter) = queue.waiters.remove(at) else { return false };
+        level.left(&waiter);
         true
     }
 }
@@ -390,30 +447,45 @@ impl Drop for Waiting {
         }
         // Its client has gone while it waited, perhaps just when it was served.
         let left = self.leave();
-        self.all.lock().counters.queued(&self.schema, &self.level, -1);
+        self.all.lock().counters.queued(&self.schema, &self.level, -1, -(self.seats as i64));
         if !left {
             self.all.give_back(&self.level, self.seats);
         }
     }
 }
 
-/// Seats that are taken; given back when it is dropped.
+/// Seats that are taken; given back when it is dropped, or when those who watch have been served.
 #[derive(Debug)]
 pub struct Ticket {
     all: Seats,
     schema: Arc<str>,
     level: Arc<str>,
-    seats: u64,
+    width: Width,
+    is_watch: bool,
     since: Instant,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        let seats = self.width.most();
         let mut s = self.all.lock();
-        s.counters.executing(&self.schema, &self.level, -1, -(self.seats as i64));
-        s.counters.executed(&self.schema, &self.level, self.since.elapsed());
+        s.counters.executing(&self.schema, &self.level, -1, 0);
+        s.counters.executed(&self.schema, &self.level, self.is_watch, self.since.elapsed());
         drop(s);
-        self.all.give_back(&self.level, self.seats);
+        let (all, schema, level, lingers) =
+            (self.all.clone(), self.schema.clone(), self.level.clone(), self.width.lingers);
+        let give_back = move || {
+            all.lock().counters.executing(&schema, &level, 0, -(seats as i64));
+            all.give_back(&level, seats);
+        };
+        match tokio::runtime::Handle::try_current() {
+            // Nobody waits for the end of these milliseconds, not even the end of the process.
+            Ok(runtime) if !lingers.is_zero() => drop(runtime.spawn(async move {
+                tokio::time::sleep(lingers).await;
+                give_back();
+            })),
+            _ => give_back(),
+        }
     }
 }
 
@@ -424,7 +496,7 @@ mod tests {
     const QUEUING: Queuing = Queuing { queues: 8, hand: 2, length: 2 };
 
     fn limited(nominal: u64, least: u64, most: u64, queuing: Option<Queuing>) -> Limits {
-        Limits::Limited { nominal, least, most, queuing }
+        Limits { nominal, least, most, kind: queuing.map_or(Kind::Reject, Kind::Queue) }
     }
 
     fn seats(levels: &[(&str, Limits)]) -> Seats {
@@ -434,9 +506,14 @@ mod tests {
     }
 
     async fn take(all: &Seats, level: &str, flow: &str, seats: u64) -> Result<Ticket, Refusal> {
+        wide(all, level, flow, Width::plain(seats)).await
+    }
+
+    async fn wide(all: &Seats, level: &str, flow: &str, width: Width) -> Result<Ticket, Refusal> {
         let level: Arc<str> = level.into();
         let patience = Duration::from_secs(5);
-        all.take(Demand { schema: &"s".into(), level: &level, flow, seats, patience }).await
+        all.take(Demand { schema: &"s".into(), level: &level, flow, width, is_watch: false, watchers: None, patience })
+            .await
     }
 
     #[tokio::test]
@@ -450,19 +527,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_level_borrows_what_others_do_not_need_and_no_more() {
-        let all = seats(&[("a", limited(2, 1, 10, None)), ("b", limited(4, 1, 10, None))]);
-        let mut taken = Vec::new();
-        while let Ok(t) = take(&all, "a", "", 1).await {
-            taken.push(t);
+    async fn a_level_borrows_what_others_did_not_need_from_the_next_division_on() {
+        let all = seats(&[("a", limited(4, 2, 12, None)), ("b", limited(8, 2, 12, None))]);
+        let fill = async |level: &str| {
+            let mut taken = Vec::new();
+            while let Ok(t) = take(&all, level, "", 1).await {
+                taken.push(t);
+            }
+            taken
+        };
+        let mut taken = fill("a").await;
+        // Without demand what is lent is shared evenly.
+        assert_eq!(taken.len(), 6);
+        for _ in 0..8 {
+            all.divide();
+            taken.extend(fill("a").await);
         }
-        // Its own two, and what b lends.
-        assert_eq!(taken.len(), 5);
-        let kept = take(&all, "b", "", 1).await.unwrap();
-        assert_eq!(take(&all, "b", "", 1).await.unwrap_err(), Refusal::ConcurrencyLimit);
-        taken.pop();
-        assert!(take(&all, "b", "", 1).await.is_ok());
-        drop(kept);
+        assert_eq!((taken.len(), fill("b").await.len()), (10, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_seats_of_a_write_stay_taken_while_its_watchers_are_served() {
+        let all = seats(&[("a", limited(3, 3, 3, None))]);
+        let width = Width { seats: 1, after: 3, lingers: Duration::from_millis(5) };
+        drop(wide(&all, "a", "", width).await.unwrap());
+        assert_eq!(take(&all, "a", "", 1).await.unwrap_err(), Refusal::ConcurrencyLimit);
+        tokio::time::sleep(Duration::from_millis(6)).await;
+        assert!(take(&all, "a", "", 1).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_wider_than_its_level_goes_alone() {
+        let all = seats(&[("a", limited(2, 2, 2, None))]);
+        let alone = take(&all, "a", "", 5).await.unwrap();
+        assert_eq!(take(&all, "a", "", 1).await.unwrap_err(), Refusal::ConcurrencyLimit);
+        drop(alone);
+        let _one = take(&all, "a", "", 1).await.unwrap();
+        assert_eq!(take(&all, "a", "", 5).await.unwrap_err(), Refusal::ConcurrencyLimit);
     }
 
     #[tokio::test(start_paused = true)]

@@ -254,7 +254,8 @@ impl Server {
                 let options = ListOptions::parse(&call.query, true)?;
                 let selection = self.selection(&call, &resource)?;
                 let accepted = negotiate::streamed(accepted)?;
-                let counted = self.metrics().requests.watch(&resource, i);
+                let (open, events) = self.metrics().requests.watch(&resource, i);
+                let counted = (open, events, self.flow_control().watching(i, &call.query));
                 let registry = self.registry();
                 Box::pin(watch::serve(registry, &resource, selection, &options, accepted, include, counted)).await
             }

@@ -19,6 +19,7 @@ use super::list_options::ListOptions;
 use super::negotiate::{Accepted, Form, Media};
 use super::respond::{self, IncludeObject, Reply};
 use crate::conversion::Conversions;
+use crate::flow_control::Watching;
 use crate::metrics::requests::{Events, Open};
 use crate::registry::{Registry, Selection};
 use crate::watch_cache::{self, CacheEvent, Caches, Change, Delivery, Objects, Subscription};
@@ -169,7 +170,7 @@ pub async fn serve(
     options: &ListOptions,
     accepted: Accepted,
     include: IncludeObject,
-    counted: (Open, Arc<Events>),
+    counted: (Open, Arc<Events>, Watching),
 ) -> Result<Reply, Status> {
     let start = options.start(resource)?;
     // Upstream's default: between 30 and 60 minutes, so that watches do not all end at once.
@@ -218,7 +219,7 @@ struct Feed {
     deadline: Instant,
     stage: Stage,
     /// The open stream, and the events of the resource.
-    counted: (Open, Arc<Events>),
+    counted: (Open, Arc<Events>, Watching),
 }
 
 /// How far a watch has come.

@@ -33,7 +33,7 @@ pub async fn serve(
     let name = &call.info.name;
     if call.info.verb == "get" {
         let found = all.iter().find(|o| o.meta().name == *name);
-        let found = found.ok_or_else(|| Status::internal_plain(format!("Component not found: {name}")))?;
+        let found = found.ok_or_else(|| Status::new(500, "", format!("Component not found: {name}")))?;
         return Ok(respond::object(200, accepted, resource, found, include));
     }
     list_options::ListOptions::parse(&call.query, false)?;
@@ -99,6 +99,8 @@ mod tests {
         assert_eq!((code, &store["conditions"][0]["status"]), (200, &json!("True")), "{store}");
         let (code, none) = t.http("GET", &format!("{PATH}/nope"), "", &Value::Null).await;
         assert_eq!((code, &none["message"]), (500, &json!("Component not found: nope")));
+        let (_, watched) = t.http("GET", &format!("{PATH}?watch=1"), "", &Value::Null).await;
+        assert_eq!(watched["message"], "watch is not supported on resources of kind \"componentstatuses\"");
         let (_, list) = t.http("GET", &format!("{PATH}?fieldSelector=metadata.name%3Dx"), "", &Value::Null).await;
         assert_eq!(list["items"], json!([]));
         for (method, path) in [("GET", "?watch=true"), ("POST", ""), ("DELETE", "/etcd-0"), ("DELETE", "")] {

@@ -109,8 +109,12 @@ pub async fn serve_virtual(
     if creates && accepted.form != Form::Object {
         return Err(negotiate::not_acceptable());
     }
-    if !resource.verbs.contains(&call.info.verb.as_str()) {
-        return Err(Status::method_not_allowed());
+    match call.info.verb.as_str() {
+        verb if resource.verbs.contains(&verb) => {}
+        verb @ "watch" if !creates => {
+            return Err(Status::method_not_supported(&resource.group, &resource.plural, verb));
+        }
+        _ => return Err(Status::method_not_allowed()),
     }
     if !creates {
         return component_status::serve(server, call, resource, accepted, include).await;

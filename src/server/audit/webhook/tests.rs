@@ -1,4 +1,4 @@
-//! The webhook backend, against a server that is slow, refuses or is away.
+//! The webhook as a backend of the audit log, against a server that takes what is posted.
 
 use std::sync::Mutex;
 
