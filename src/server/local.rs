@@ -213,7 +213,9 @@ impl client::Api for Local {
             return self.through_http(call).await;
         }
         let resource = self.server.resource(&call.gvr.group, &call.gvr.version, &call.gvr.plural)?;
+        // Who asks for another version than the stored one is to get it.
         let plain = resource.stored
+            && !matches!(resource.convert, Some(api::Convert::Builtin { .. }))
             && matches!(call.subresource.as_str(), "" | "status")
             && call.query.is_empty()
             && call.verb != Verb::DeleteCollection
@@ -307,5 +309,33 @@ impl client::Api for Local {
         let reply = self.get(path).await?;
         let Ok(body) = reply.into_body().collect().await;
         Ok(body.to_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::k8s::events::v1::Event;
+    use api::meta::apis::meta::v1::ObjectMeta;
+    use client::PatchKind;
+    use serde_json::json;
+
+    use crate::testing::{Testing, admin};
+
+    #[tokio::test]
+    async fn objects_come_in_the_version_that_was_asked_for() {
+        let t = Testing::start().await;
+        let client = t.server.client(admin());
+        let event: Event = serde_json::from_value(json!({"apiVersion": "events.k8s.io/v1", "kind": "Event",
+            "metadata": {"name": "e", "namespace": "default"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+            "reportingController": "c", "reportingInstance": "c-1", "action": "Scheduling", "reason": "R",
+            "type": "Normal", "note": "n", "regarding": {"kind": "Pod", "namespace": "default"}}))
+        .unwrap();
+        let made = client.create(&event).await.unwrap();
+        assert_eq!(made.note.as_deref(), Some("n"));
+        let patch = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}});
+        let ObjectMeta { name, namespace, .. } = made.metadata.clone();
+        let (namespace, name) = (namespace.unwrap(), name.unwrap());
+        let told = client.patch::<Event>(&namespace, &name, "", PatchKind::Strategic, &patch).await.unwrap();
+        assert_eq!(told.series.as_ref().map(|s| s.count), Some(2));
     }
 }
