@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -102,12 +103,14 @@ impl Connection {
             .uri(path)
             .header("host", &self.host)
             .header("content-type", form.sent)
-            .header("accept", form.accept);
+            .header("accept", form.accept)
+            .body(Full::new(body))?;
         for (name, value) in headers {
-            request = request.header(*name, *value);
+            // In place of the form's own.
+            request.headers_mut().insert(HeaderName::try_from(*name)?, HeaderValue::try_from(*value)?);
         }
         self.sender.ready().await?;
-        Ok(self.sender.send_request(request.body(Full::new(body))?).await?)
+        Ok(self.sender.send_request(request).await?)
     }
 
     /// Sends a request with further headers, and reads whatever the answer is.
