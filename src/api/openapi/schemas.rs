@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::CustomSchemas;
@@ -36,6 +37,8 @@ pub(super) fn list_name_of(r: &Resource) -> String {
 /// The definitions that paths need, each given once, in the form of a version of OpenAPI.
 pub(super) struct Reachable<'a> {
     custom: &'a CustomSchemas,
+    /// Unpacked once for the whole document: that takes milliseconds.
+    builtin: BTreeMap<String, Box<RawValue>>,
     /// The custom resources that have a definition of a name, or a list of it.
     resources: BTreeMap<String, (&'a Resource, bool)>,
     given: BTreeSet<String>,
@@ -46,7 +49,7 @@ impl<'a> Reachable<'a> {
     pub(super) fn new(resources: &'a [Arc<Resource>], custom: &'a CustomSchemas, v2: bool) -> Reachable<'a> {
         let own = resources.iter().filter(|r| !r.schema.is_typed());
         let resources = own.flat_map(|r| [(name_of(r), (&**r, false)), (list_name_of(r), (&**r, true))]).collect();
-        Reachable { custom, resources, given: BTreeSet::new(), v2 }
+        Reachable { custom, builtin: Schemas::builtin().documents(), resources, given: BTreeSet::new(), v2 }
     }
 
     fn definition(&self, name: &str) -> Value {
@@ -56,7 +59,7 @@ impl<'a> Reachable<'a> {
                 let schema = self.custom.get(&(r.group.clone(), r.version.clone(), r.kind.clone()));
                 custom_definition(r, schema.map(|s| s.schema()), self.v2)
             }
-            None => match Schemas::builtin().documents().get(name).map(|raw| serde_json::from_str(raw.get())) {
+            None => match self.builtin.get(name).map(|raw| serde_json::from_str(raw.get())) {
                 Some(Ok(schema)) => schema,
                 _ => json!({"type": "object"}),
             },
