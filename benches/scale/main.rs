@@ -67,8 +67,9 @@ where
 async fn until(api: &mut Connection, path: &str, holds: &[String], begun: Instant) -> Result<f64> {
     loop {
         let (status, _, body) = api.ask(Method::GET, path, &[DISCOVERY], "").await?;
-        let text = String::from_utf8_lossy(&body);
-        if status.is_success() && holds.iter().all(|h| text.contains(h)) {
+        // Quicker than `contains`, which takes longer than the server where nothing is optimized.
+        let holds_it = |h: &String| memchr::memmem::find(&body, h.as_bytes()).is_some();
+        if status.is_success() && holds.iter().all(holds_it) {
             return Ok(milliseconds(begun));
         }
         anyhow::ensure!(begun.elapsed() < Duration::from_secs(300), "{path} never has {}", holds.join(" and "));
