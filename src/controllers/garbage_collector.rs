@@ -96,12 +96,14 @@ pub fn start(context: &Context) {
     let changed = Arc::new(Notify::new());
     let definitions = Gvr::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
     let services = Gvr::new("apiregistration.k8s.io", "v1", "apiservices");
-    for source in [definitions, services] {
+    let [definitions, services] = [definitions, services].map(|g| context.informers.select(g, ListParams::all()));
+    for source in [&definitions, &services] {
         let notify = changed.clone();
-        context.informers.select(source, ListParams::all()).on_change(move |_| notify.notify_one());
+        source.on_change(move |_| notify.notify_one());
     }
     let mut sources = Sources {
         context: context.clone(),
+        definitions,
         graph: Arc::default(),
         queue: Queue::default(),
         kinds: Arc::default(),
@@ -140,6 +142,7 @@ async fn resources(client: &Client) -> Result<(Vec<Found>, Vec<String>), Status>
 /// Everything that is watched.
 struct Sources {
     context: Context,
+    definitions: Informer,
     graph: Arc<RwLock<Graph>>,
     queue: Queue,
     kinds: Kinds,
@@ -152,7 +155,10 @@ impl Sources {
     fn follow(&mut self, found: Vec<Found>, unknown: &[String]) {
         let served: HashSet<&Gvr> = found.iter().map(|f| &f.gvr).collect();
         let is_known = |g: &Gvr| !unknown.contains(&format!("{}/{}", g.group, g.version));
-        let gone: Vec<Gvr> = self.watched.keys().filter(|g| !served.contains(g) && is_known(g)).cloned().collect();
+        // Defined again since it was looked for: others may be counting on its informer already.
+        let is_back = |g: &Gvr| self.definitions.object(&format!("{}.{}", g.plural, g.group)).is_some();
+        let is_gone = |g: &Gvr| !served.contains(g) && is_known(g) && !is_back(g);
+        let gone: Vec<Gvr> = self.watched.keys().filter(|g| is_gone(g)).cloned().collect();
         for gvr in gone {
             self.watched.remove(&gvr);
             self.context.informers.forget(&gvr, &ListParams::all());

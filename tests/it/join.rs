@@ -74,7 +74,7 @@ fn who_may_not_join_is_told_why() {
     let said = refused(&c, &[&join, &other]);
     assert!(said.contains("is not the server that the token is for") && said.contains("sampan token create"), "{said}");
 
-    let short = token(&["create", "--ttl=1s", "--description=short"]);
+    let short = token(&["create", "--ttl=5s", "--description=short"]);
     let good = token(&["create"]);
     assert!(token(&["list"]).contains("short"));
     eventually("the token expires", || !token(&["list"]).contains("short"));
