@@ -8,6 +8,8 @@
 mod check;
 mod tree;
 
+pub use check::json_kind;
+
 use serde_json::Value;
 
 use crate::schema::TypeRef;

@@ -9,6 +9,8 @@ use crate::Server;
 use crate::http::Call;
 use crate::http::respond::{self, Reply};
 
+const TEXT: &str = "text/plain; charset=utf-8";
+
 /// What a check finds out.
 #[derive(Clone, Copy)]
 enum Check {
@@ -146,8 +148,6 @@ impl Server {
         respond::bytes(200, TEXT, format!("{text}{endpoint} check passed\n"))
     }
 }
-
-const TEXT: &str = "text/plain; charset=utf-8";
 
 #[cfg(test)]
 mod tests {

@@ -176,9 +176,9 @@ impl Cache {
         missed.iter().filter(|e| e.revision > range.revision).try_for_each(|e| self.apply(storage, e, memory))
     }
 
-    /// Forgets the events up to a revision; gives the bytes that they kept in memory.
-    fn forget(&self, through: Revision) -> usize {
-        self.lock().recent.forget(through)
+    /// Forgets the events up to a revision.
+    fn forget(&self, through: Revision) {
+        self.lock().recent.forget(through);
     }
 
     fn apply(self: &Arc<Self>, storage: &Storage, event: &store::Event, memory: &Memory) -> Result<(), Status> {

@@ -25,7 +25,8 @@ struct Checker {
     unknown: Vec<String>,
 }
 
-fn json_kind(value: &Value) -> &'static str {
+/// What Go's decoder calls a value.
+pub fn json_kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -116,11 +116,6 @@ impl FieldSet {
         set
     }
 
-    /// Writes `fieldsV1`.
-    pub fn to_value(&self) -> Value {
-        self.clone().into_value()
-    }
-
     /// Becomes `fieldsV1`.
     pub fn into_value(self) -> Value {
         let mut map = Map::new();
@@ -257,7 +252,7 @@ mod tests {
             "f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:args": {}, "f:image": {}, "f:name": {},
                 "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}}}}},
         });
-        assert_eq!(set.to_value(), wanted);
+        assert_eq!(set.clone().into_value(), wanted);
         assert_eq!(FieldSet::parse(&wanted), set);
         assert!(set.paths().contains(&".spec.containers[name=\"c\"].image".to_owned()));
     }
@@ -279,7 +274,7 @@ mod tests {
             prop_assert!(a.minus(&b).both(&b).is_empty());
             prop_assert_eq!(a.minus(&a), FieldSet::default());
             let root = FieldSet { member: false, ..a };
-            prop_assert_eq!(FieldSet::parse(&root.to_value()), root);
+            prop_assert_eq!(FieldSet::parse(&root.clone().into_value()), root);
         }
     }
 }

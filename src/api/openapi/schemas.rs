@@ -83,7 +83,8 @@ impl<'a> Reachable<'a> {
     }
 }
 
-fn references(value: &Value, into: &mut BTreeSet<String>) {
+/// Adds the definitions that a part of a document refers to.
+pub(super) fn references(value: &Value, into: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
             if let Some(Value::String(reference)) = map.get("$ref")

@@ -1,12 +1,12 @@
 //! The v2 document of all that is served. It is kept as texts, one for each path and definition:
 //! the tree of a cluster with many custom resources would have ten times their size.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::schemas::Reachable;
+use super::schemas::{Reachable, references};
 use super::{CustomSchemas, bearer_token, operations, protobuf};
 use crate::KUBERNETES_VERSION;
 use crate::resource::Resource;
@@ -90,13 +90,14 @@ impl V2 {
         let own = other["paths"].as_object().into_iter().flatten().filter(|(p, _)| inside(p));
         let mut paths: Map<String, Value> = own.map(|(p, item)| (p.clone(), item.clone())).collect();
         let mut needed = BTreeMap::new();
-        let mut open: Vec<String> = paths.values().flat_map(references).collect();
-        while let Some(name) = open.pop() {
+        let mut open = BTreeSet::new();
+        paths.values().for_each(|item| references(item, &mut open));
+        while let Some(name) = open.pop_first() {
             if needed.contains_key(&name) {
                 continue;
             }
             let definition = other["definitions"][&name].clone();
-            open.extend(references(&definition));
+            references(&definition, &mut open);
             needed.insert(name, definition);
         }
         let mut names = HashMap::new();
@@ -119,18 +120,6 @@ impl V2 {
 fn trees(parts: &BTreeMap<String, Box<str>>) -> impl Iterator<Item = (&str, Value)> {
     // Each was made of a tree.
     parts.iter().map(|(name, text)| (name.as_str(), serde_json::from_str(text).unwrap_or_default()))
-}
-
-/// The definitions that a part of a document refers to.
-fn references(value: &Value) -> Vec<String> {
-    match value {
-        Value::Object(map) => {
-            let own = map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix(DEFINITIONS));
-            own.map(str::to_owned).into_iter().chain(map.values().flat_map(references)).collect()
-        }
-        Value::Array(list) => list.iter().flat_map(references).collect(),
-        _ => Vec::new(),
-    }
 }
 
 fn rename(value: &mut Value, names: &HashMap<String, String>) {

@@ -100,6 +100,10 @@ impl Memory {
                 if self.held.len() >= REMEMBERED {
                     self.held.retain(|_, h| h.series.is_some());
                 }
+                if self.held.len() >= REMEMBERED {
+                    tracing::debug!(reason = note.reason, "an event was dropped: too many series go on");
+                    return None;
+                }
                 self.next += 1;
                 let held = Held { note, first: now, number: self.next, series: None, written: false };
                 self.held.insert(key.clone(), held);

@@ -546,14 +546,7 @@ pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Cha
         _ => (patch.is_object(), "", "map[string]interface {}"),
     };
     if !fits {
-        let is = match &patch {
-            Value::Null => "null",
-            Value::Bool(_) => "bool",
-            Value::Number(_) => "number",
-            Value::String(_) => "string",
-            Value::Array(_) => "array",
-            Value::Object(_) => "object",
-        };
+        let is = api::codec::json_kind(&patch);
         return Err(Status::bad_request(format!(
             "{prefix}json: cannot unmarshal {is} into Go value of type {go_type}"
         )));

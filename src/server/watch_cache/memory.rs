@@ -22,8 +22,9 @@ pub(super) struct Memory(Mutex<Remembered>);
 
 #[derive(Default)]
 struct Remembered {
-    /// When each event came, and whose it is.
-    events: VecDeque<(Instant, Revision, Weak<Cache>)>,
+    /// When each event came, whose it is, and what it takes: its cache may be gone by the time
+    /// that it is forgotten.
+    events: VecDeque<(Instant, Revision, Weak<Cache>, usize)>,
     bytes: usize,
 }
 
@@ -32,13 +33,15 @@ impl Memory {
     pub(super) fn add(&self, now: Instant, revision: Revision, cache: &Arc<Cache>, bytes: usize) {
         let mut r = self.0.lock().unwrap_or_else(|e| e.into_inner());
         r.bytes += bytes;
-        r.events.push_back((now, revision, Arc::downgrade(cache)));
+        r.events.push_back((now, revision, Arc::downgrade(cache), bytes));
         while let Some((at, ..)) = r.events.front()
             && (r.bytes > BYTES || r.events.len() > EVENTS || now.duration_since(*at) > AGE)
-            && let Some((_, revision, cache)) = r.events.pop_front()
+            && let Some((_, revision, cache, bytes)) = r.events.pop_front()
         {
-            let freed = cache.upgrade().map_or(0, |c| c.forget(revision));
-            r.bytes = r.bytes.saturating_sub(freed);
+            r.bytes -= bytes;
+            if let Some(cache) = cache.upgrade() {
+                cache.forget(revision);
+            }
         }
     }
 }

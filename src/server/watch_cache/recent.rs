@@ -41,18 +41,15 @@ impl Recent {
         self.events.iter()
     }
 
-    /// Forgets the events up to a revision; gives the bytes that they kept in memory.
-    pub(super) fn forget(&mut self, through: Revision) -> usize {
-        let mut freed = 0;
+    /// Forgets the events up to a revision.
+    pub(super) fn forget(&mut self, through: Revision) {
         while let Some(event) = self.events.front()
             && event.revision <= through
         {
-            freed += event.kept_bytes();
             self.oldest = event.revision;
             self.events.pop_front();
         }
         self.exact = self.exact.max(self.oldest);
-        freed
     }
 
     /// The events after `revision`.

@@ -92,3 +92,17 @@ async fn what_is_old_is_forgotten() {
         (None, Some(1), Some(0))
     );
 }
+
+#[tokio::test]
+async fn what_a_resource_kept_that_is_gone_counts_no_more() {
+    let lab = Lab::start().await;
+    for _ in 0..8 {
+        lab.put(BUSY, "a", 1 << 20).await;
+    }
+    lab.caches.remove(BUSY);
+    let first = lab.put(QUIET, "a", 1 << 20).await;
+    for _ in 0..4 {
+        lab.put(QUIET, "a", 1 << 20).await;
+    }
+    assert_eq!(lab.past(QUIET, first).map(|p| p.len()), Some(4));
+}
