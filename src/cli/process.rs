@@ -12,30 +12,8 @@ use tokio_util::task::TaskTracker;
 /// How long tasks may take to end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
-/// Arenas of the allocator, each of which keeps what was freed in it. glibc would have eight for
-/// each processor.
-const ARENAS: i32 = 2;
-/// What is larger than this is given back to the system when it is freed: documents, and lists of
-/// thousands of objects. glibc would move the limit up to 32 MiB with every one that it sees.
-const LARGE: i32 = 1 << 20;
-
-/// Has the allocator keep little that is not in use.
-#[cfg(target_env = "gnu")]
-fn save_memory() {
-    // SAFETY: mallopt only sets parameters, and no other thread runs yet.
-    #[allow(unsafe_code)]
-    let set = unsafe { [libc::mallopt(libc::M_ARENA_MAX, ARENAS), libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE)] };
-    if set.contains(&0) {
-        tracing::debug!("the allocator keeps its own settings");
-    }
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn save_memory() {}
-
-/// Sets up logs, memory and cryptography, and starts the runtime.
+/// Sets up logs and cryptography, and starts the runtime.
 pub fn start(debug: bool) -> Result<tokio::runtime::Runtime> {
-    save_memory();
     // The DNS library writes a line for every query.
     let default = if debug { "debug,h2=info,hyper=info,rustls=info,sled=info" } else { "info,hickory_server=warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("SAMPAN_LOG").unwrap_or_else(|_| default.into());
