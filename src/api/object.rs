@@ -3,6 +3,7 @@
 
 mod decoded;
 pub mod labels;
+mod meta;
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -10,71 +11,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use k8s_openapi::Metadata;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use self::decoded::Decoded;
-use self::labels::Labels;
+pub use self::meta::{Meta, OwnerRef};
 use crate::resource::Resource;
 use crate::status::Status;
 
-/// An owner reference, as far as the machinery needs it.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct OwnerRef {
-    /// `apps/v1`
-    pub api_version: String,
-    /// `ReplicaSet`
-    pub kind: String,
-    /// The owner's name.
-    pub name: String,
-    /// The owner's UID.
-    pub uid: String,
-    /// Whether this owner manages the object.
-    pub controller: bool,
-    /// Whether foreground deletion of the owner waits for the object.
-    pub block_owner_deletion: bool,
-}
-
-/// The part of `metadata` that generic machinery reads.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Meta {
-    /// Name.
-    pub name: String,
-    /// Namespace; empty for cluster-scoped objects.
-    pub namespace: String,
-    /// UID.
-    pub uid: String,
-    /// The revision, as a decimal string.
-    pub resource_version: String,
-    /// Generation.
-    pub generation: i64,
-    /// Labels.
-    pub labels: Labels,
-    /// Finalizers.
-    pub finalizers: Vec<String>,
-    /// Owners.
-    pub owner_references: Vec<OwnerRef>,
-    /// Set once deletion has been requested.
-    pub deletion_timestamp: Option<String>,
-    /// Seconds of grace left to the object.
-    pub deletion_grace_period_seconds: Option<i64>,
-}
-
 #[derive(Deserialize)]
-struct Head {
-    #[serde(default)]
-    metadata: Meta,
+struct Head<'a> {
+    #[serde(default, borrow)]
+    metadata: meta::Read<'a>,
 }
 
 /// An immutable API object. Cheap to share behind an `Arc`.
 pub struct Object {
     bytes: Bytes,
-    meta: Meta,
+    meta: meta::Held,
     revision: u64,
     typed: Decoded,
     selectable: OnceLock<Box<[String]>>,
@@ -84,7 +39,7 @@ pub struct Object {
 
 impl std::fmt::Debug for Object {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Object({}/{}@{})", self.meta.namespace, self.meta.name, self.revision)
+        write!(f, "Object({}@{})", self.key(), self.revision)
     }
 }
 
@@ -94,11 +49,12 @@ impl Object {
     /// # Errors
     /// The JSON error when the bytes are not a JSON object with fitting metadata.
     pub fn from_bytes(bytes: Bytes) -> Result<Object, serde_json::Error> {
-        let head: Head = serde_json::from_slice(&bytes)?;
+        let head: Head<'_> = serde_json::from_slice(&bytes)?;
         let revision = head.metadata.resource_version.parse().unwrap_or(0);
+        let meta = head.metadata.held(&bytes)?;
         Ok(Object {
             bytes,
-            meta: head.metadata,
+            meta,
             revision,
             typed: Decoded::default(),
             selectable: OnceLock::new(),
@@ -120,8 +76,8 @@ impl Object {
     }
 
     /// The metadata.
-    pub fn meta(&self) -> &Meta {
-        &self.meta
+    pub fn meta(&self) -> Meta<'_> {
+        self.meta.view()
     }
 
     /// The revision that `metadata.resourceVersion` spells; 0 when it has none.
@@ -130,14 +86,22 @@ impl Object {
     }
 
     /// `namespace/name`, or `name` for cluster-scoped objects.
-    pub fn key(&self) -> String {
-        key_of(&self.meta.namespace, &self.meta.name)
+    pub fn key(&self) -> &str {
+        self.meta.key()
     }
 
     /// A fresh, mutable tree of the object.
     pub fn to_value(&self) -> Value {
         // The bytes were parsed when the object was made, so this cannot fail.
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    /// The JSON with no managed fields: in many objects they are the larger part.
+    fn without_managed_fields(&self) -> Cow<'_, [u8]> {
+        match self.meta.managed() {
+            None => Cow::Borrowed(&self.bytes),
+            Some(at) => [&self.bytes[..at.start], b"null", &self.bytes[at.end..]].concat().into(),
+        }
     }
 
     /// The value of an annotation. Few are ever asked for, so they are read from the JSON.
@@ -179,20 +143,20 @@ impl Object {
     /// A 500 `Status` that names the object when it does not decode as `K`.
     pub fn typed<K>(&self) -> Result<Arc<K>, Status>
     where
-        K: DeserializeOwned + Metadata<Ty = ObjectMeta> + Any + Send + Sync,
+        K: DeserializeOwned + Any + Send + Sync,
     {
         if let Some(k) = self.typed.get() {
             return Ok(k);
         }
-        let decoded = serde_json::from_slice(&self.bytes).or_else(|_| {
-            let mut value = self.to_value();
+        let json = self.without_managed_fields();
+        let decoded = serde_json::from_slice(&json).or_else(|_| {
+            let mut value = serde_json::from_slice(&json)?;
             fill_in_times(&mut value);
             serde_json::from_value(value)
         });
-        let mut k: K = decoded.map_err(|e| {
+        let k: K = decoded.map_err(|e| {
             Status::internal(format!("cannot decode {} as {}: {e}", self.key(), std::any::type_name::<K>()))
         })?;
-        k.metadata_mut().managed_fields = None;
         let k = Arc::new(k);
         self.typed.set(&k, self.bytes.len());
         Ok(k)
@@ -234,6 +198,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_typed_form_is_without_managed_fields() {
+        let v = json!({"metadata": {"managedFields": [{"manager": "m", "fieldsV1": {"f:spec": {}}}], "name": "a"}});
+        let service = Object::from_value(&v).unwrap().typed::<Service>().unwrap();
+        assert_eq!((service.metadata.managed_fields.as_ref(), service.metadata.name.as_deref()), (None, Some("a")));
+    }
 
     #[test]
     fn a_condition_without_a_time_does_not_hide_its_object() {

@@ -4,7 +4,9 @@
 //! tell its handlers the difference. Objects are the `Arc`s that the API hands out, so in the
 //! server process the cache holds no second copy.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::borrow::Borrow;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -42,18 +44,42 @@ struct Index {
     keys: HashMap<String, BTreeSet<String>>,
 }
 
+/// An object that is found by its key, which it holds itself.
+struct ByKey(Arc<Object>);
+
+impl Borrow<str> for ByKey {
+    fn borrow(&self) -> &str {
+        self.0.key()
+    }
+}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().hash(state);
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &ByKey) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for ByKey {}
+
 #[derive(Default)]
 struct Cache {
-    objects: HashMap<String, Arc<Object>>,
+    objects: HashSet<ByKey>,
     indexes: HashMap<&'static str, Index>,
 }
 
 impl Cache {
     fn set(&mut self, key: &str, new: Option<Arc<Object>>) -> Option<Arc<Object>> {
         let old = match &new {
-            Some(o) => self.objects.insert(key.to_owned(), o.clone()),
-            None => self.objects.remove(key),
+            Some(o) => self.objects.replace(ByKey(o.clone())),
+            None => self.objects.take(key),
         };
+        let old = old.map(|found| found.0);
         for index in self.indexes.values_mut() {
             if let Some(old) = &old {
                 for value in (index.of)(old) {
@@ -124,9 +150,9 @@ impl Informer {
             return;
         }
         let mut keys: HashMap<String, BTreeSet<String>> = HashMap::new();
-        for (key, object) in &c.objects {
+        for ByKey(object) in &c.objects {
             for value in of(object) {
-                keys.entry(value).or_default().insert(key.clone());
+                keys.entry(value).or_default().insert(object.key().to_owned());
             }
         }
         c.indexes.insert(name, Index { of: Box::new(of), keys });
@@ -137,8 +163,7 @@ impl Informer {
     pub fn on_change(&self, handler: impl Fn(&Change) + Send + Sync + 'static) {
         // The handlers' lock is held for the replay, so that no change can slip in between.
         let mut handlers = self.inner.handlers.lock().unwrap_or_else(|e| e.into_inner());
-        let current: Vec<Arc<Object>> = self.read().objects.values().cloned().collect();
-        for object in current {
+        for object in self.objects() {
             handler(&Change { old: None, new: Some(object) });
         }
         handlers.push(Box::new(handler));
@@ -146,7 +171,7 @@ impl Informer {
 
     /// The object of a key (`namespace/name` or `name`).
     pub fn object(&self, key: &str) -> Option<Arc<Object>> {
-        self.read().objects.get(key).cloned()
+        self.read().objects.get(key).map(|found| found.0.clone())
     }
 
     /// The typed object of a key; `None` also when it does not decode, which is logged.
@@ -156,7 +181,7 @@ impl Informer {
 
     /// All objects, in no particular order.
     pub fn objects(&self) -> Vec<Arc<Object>> {
-        self.read().objects.values().cloned().collect()
+        self.read().objects.iter().map(|found| found.0.clone()).collect()
     }
 
     /// All typed objects, in no particular order.
@@ -168,7 +193,7 @@ impl Informer {
     pub fn by_index(&self, index: &'static str, value: &str) -> Vec<Arc<Object>> {
         let c = self.read();
         let Some(keys) = c.indexes.get(index).and_then(|i| i.keys.get(value)) else { return Vec::new() };
-        keys.iter().filter_map(|k| c.objects.get(k).cloned()).collect()
+        keys.iter().filter_map(|k| c.objects.get(k.as_str())).map(|found| found.0.clone()).collect()
     }
 
     /// The typed objects of an index value, in key order.
@@ -207,12 +232,11 @@ impl Informer {
 
     async fn list_once(&self) -> Result<String, api::Status> {
         let list = self.inner.client.api().list(&self.inner.gvr, &self.inner.params).await?;
-        let mut gone: BTreeSet<String> = self.read().objects.keys().cloned().collect();
+        let mut gone: BTreeSet<String> = self.read().objects.iter().map(|found| found.0.key().to_owned()).collect();
         for object in list.items {
-            let key = object.key();
-            gone.remove(&key);
-            if self.object(&key).is_none_or(|old| old.revision() != object.revision()) {
-                self.apply(&key, Some(object));
+            gone.remove(object.key());
+            if self.object(object.key()).is_none_or(|old| old.revision() != object.revision()) {
+                self.apply(object.key(), Some(object.clone()));
             }
         }
         for key in gone {
@@ -238,12 +262,12 @@ impl Informer {
         while let Some(event) = events.recv().await {
             match event {
                 Ok(Event::Added(o) | Event::Modified(o)) => {
-                    last = o.meta().resource_version.clone();
-                    self.apply(&o.key(), Some(o));
+                    last = o.meta().resource_version.to_owned();
+                    self.apply(o.key(), Some(o.clone()));
                 }
                 Ok(Event::Deleted(o)) => {
-                    last = o.meta().resource_version.clone();
-                    self.apply(&o.key(), None);
+                    last = o.meta().resource_version.to_owned();
+                    self.apply(o.key(), None);
                 }
                 Ok(Event::Bookmark(rv)) => last = rv,
                 Err(s) => {

@@ -119,7 +119,7 @@ fn event(line: &[u8]) -> Result<Event, Status> {
         "ADDED" => Ok(Event::Added(object_of(frame.object)?)),
         "MODIFIED" => Ok(Event::Modified(object_of(frame.object)?)),
         "DELETED" => Ok(Event::Deleted(object_of(frame.object)?)),
-        "BOOKMARK" => Ok(Event::Bookmark(object_of(frame.object)?.meta().resource_version.clone())),
+        "BOOKMARK" => Ok(Event::Bookmark(object_of(frame.object)?.meta().resource_version.to_owned())),
         "ERROR" => Err(serde_json::from_str(frame.object.get()).map_err(Status::internal)?),
         other => Err(Status::internal(format!("the watch sent an event of the unknown type {other:?}"))),
     }

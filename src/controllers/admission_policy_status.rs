@@ -30,7 +30,7 @@ pub fn start(context: &Context) {
     let queue = Queue::default();
     {
         let queue = queue.clone();
-        policies.on_change(move |c| queue.add(c.object().key()));
+        policies.on_change(move |c| queue.add(c.object().key().to_owned()));
     }
     let caches = vec![policies.clone()];
     runtime::run(context, Arc::new(AdmissionPolicyStatus { client, policies }), queue, caches, 1);

@@ -36,7 +36,7 @@ pub fn start(context: &Context) {
         maps.on_change(move |c| {
             let key = c.object().key();
             if key == api::key_of(NAMESPACE, CONFIG_MAP) {
-                queue.add(key);
+                queue.add(key.to_owned());
             }
         });
     }

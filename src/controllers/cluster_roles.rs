@@ -29,7 +29,7 @@ pub fn start(context: &Context) {
         roles.on_change(move |_| {
             for o in all.objects() {
                 if o.typed::<ClusterRole>().is_ok_and(|r| r.aggregation_rule.is_some()) {
-                    queue.add(o.meta().name.clone());
+                    queue.add(o.meta().name.to_owned());
                 }
             }
         });
@@ -54,8 +54,8 @@ impl Controller for Aggregation {
         for s in rule.cluster_role_selectors.iter().flatten() {
             let selector = selector(s)?;
             let mut parts: Vec<_> =
-                self.roles.objects().into_iter().filter(|o| selector.matches(&o.meta().labels)).collect();
-            parts.sort_by(|a, b| a.meta().name.cmp(&b.meta().name));
+                self.roles.objects().into_iter().filter(|o| selector.matches(o.meta().labels)).collect();
+            parts.sort_by(|a, b| a.meta().name.cmp(b.meta().name));
             for o in parts.iter().filter(|o| o.meta().name != key) {
                 for r in o.typed::<ClusterRole>()?.rules.iter().flatten() {
                     if !rules.contains(r) {

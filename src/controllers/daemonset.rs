@@ -68,7 +68,7 @@ pub fn start(context: &Context) {
                 o.as_ref().and_then(|o| o.typed::<Node>().ok()).map(|n| (n.metadata.labels.clone(), n.spec.clone()))
             };
             if facts(&c.old) != facts(&c.new) {
-                sets.objects().iter().for_each(|o| queue.add(o.key()));
+                sets.objects().iter().for_each(|o| queue.add(o.key().to_owned()));
             }
         });
     }

@@ -68,10 +68,10 @@ pub fn start(context: &Context) {
             let Some(owner) = m.owner_references.iter().find(|r| r.controller && r.kind == "ReplicaSet") else {
                 return;
             };
-            if let Some(set) = sets.object(&api::key_of(&m.namespace, &owner.name))
+            if let Some(set) = sets.object(&api::key_of(m.namespace, &owner.name))
                 && let Some(d) = set.meta().owner_references.iter().find(|r| r.controller)
             {
-                queue.add(api::key_of(&m.namespace, &d.name));
+                queue.add(api::key_of(m.namespace, &d.name));
             }
         });
     }

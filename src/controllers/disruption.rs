@@ -80,8 +80,8 @@ fn enqueue_budgets_of_pods(pods: &Informer, budgets: &Informer, queue: &Queue) {
             let m = o.meta();
             for b in budgets.objects().iter().filter(|b| b.meta().namespace == m.namespace) {
                 let Ok(budget) = b.typed::<PodDisruptionBudget>() else { continue };
-                if selector_of(&budget).is_ok_and(|s| s.matches(&m.labels)) {
-                    queue.add(b.key());
+                if selector_of(&budget).is_ok_and(|s| s.matches(m.labels)) {
+                    queue.add(b.key().to_owned());
                 }
             }
         }

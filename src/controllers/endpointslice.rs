@@ -46,8 +46,8 @@ pub(crate) fn enqueue_services_of_pods(pods: &Informer, services: &Informer, que
             let m = o.meta();
             for s in services.objects().iter().filter(|s| s.meta().namespace == m.namespace) {
                 let Ok(service) = s.typed::<Service>() else { continue };
-                if selector_of(&service).is_some_and(|sel| sel.matches(&m.labels)) {
-                    queue.add(s.key());
+                if selector_of(&service).is_some_and(|sel| sel.matches(m.labels)) {
+                    queue.add(s.key().to_owned());
                 }
             }
         }
@@ -66,13 +66,13 @@ pub(crate) fn selector_of(service: &Service) -> Option<LabelSelector> {
 
 /// Index of pods by namespace.
 pub(crate) fn index_by_namespace(informer: &Informer) {
-    informer.add_index(BY_NAMESPACE, |o| vec![o.meta().namespace.clone()]);
+    informer.add_index(BY_NAMESPACE, |o| vec![o.meta().namespace.to_owned()]);
 }
 
 /// Index of slices by the service they belong to.
 pub(crate) fn index_by_service(slices: &Informer) {
     slices.add_index(BY_SERVICE, |o| match o.meta().labels.get(SERVICE_NAME) {
-        Some(s) => vec![api::key_of(&o.meta().namespace, s)],
+        Some(s) => vec![api::key_of(o.meta().namespace, s)],
         None => Vec::new(),
     });
 }
@@ -82,7 +82,7 @@ pub(crate) fn selected(informer: &Informer, namespace: &str, selector: &LabelSel
     informer
         .by_index(BY_NAMESPACE, namespace)
         .into_iter()
-        .filter(|o| selector.matches(&o.meta().labels))
+        .filter(|o| selector.matches(o.meta().labels))
         .filter_map(|o| o.typed::<Pod>().ok())
         .collect()
 }
@@ -104,7 +104,7 @@ pub fn start(context: &Context) {
         slices.on_change(move |c| {
             let m = c.object().meta();
             if let (Some(s), Some(MANAGER)) = (m.labels.get(SERVICE_NAME), m.labels.get(MANAGED_BY)) {
-                queue.add(api::key_of(&m.namespace, s));
+                queue.add(api::key_of(m.namespace, s));
             }
         });
     }

@@ -50,7 +50,7 @@ pub fn start(context: &Context) {
         slices.on_change(move |c| {
             for m in [&c.old, &c.new].into_iter().flatten().map(|o| o.meta()) {
                 if let (Some(s), Some(MANAGER)) = (m.labels.get(SERVICE_NAME), m.labels.get(MANAGED_BY)) {
-                    queue.add(api::key_of(&m.namespace, s));
+                    queue.add(api::key_of(m.namespace, s));
                 }
             }
         });

@@ -49,22 +49,22 @@ struct Graph {
 impl Graph {
     fn set(&mut self, place: &Place, old: Option<&Arc<Object>>, new: Option<&Arc<Object>>) {
         if let Some(o) = old {
-            for r in &o.meta().owner_references {
+            for r in o.meta().owner_references {
                 if let Some(set) = self.dependents.get_mut(&r.uid) {
-                    set.remove(&o.meta().uid);
+                    set.remove(o.meta().uid);
                     if set.is_empty() {
                         self.dependents.remove(&r.uid);
                     }
                 }
             }
-            self.objects.remove(&o.meta().uid);
+            self.objects.remove(o.meta().uid);
         }
         if let Some(o) = new.filter(|o| !o.meta().owner_references.is_empty() || o.meta().deletion_timestamp.is_some())
         {
-            for r in &o.meta().owner_references {
-                self.dependents.entry(r.uid.clone()).or_default().insert(o.meta().uid.clone());
+            for r in o.meta().owner_references {
+                self.dependents.entry(r.uid.clone()).or_default().insert(o.meta().uid.to_owned());
             }
-            self.objects.insert(o.meta().uid.clone(), (place.clone(), o.clone()));
+            self.objects.insert(o.meta().uid.to_owned(), (place.clone(), o.clone()));
         }
     }
 
@@ -183,22 +183,22 @@ impl Sources {
         let (graph, queue, gvr) = (self.graph.clone(), self.queue.clone(), gvr.clone());
         informer.on_change(move |c| {
             let m = c.object().meta();
-            let place = Place { gvr: gvr.clone(), namespace: m.namespace.clone(), name: m.name.clone() };
+            let place = Place { gvr: gvr.clone(), namespace: m.namespace.to_owned(), name: m.name.to_owned() };
             let dependents = {
                 let mut g = graph.write().unwrap_or_else(|e| e.into_inner());
                 g.set(&place, c.old.as_ref(), c.new.as_ref());
-                if c.new.is_none() { g.dependents_of(&m.uid) } else { Vec::new() }
+                if c.new.is_none() { g.dependents_of(m.uid) } else { Vec::new() }
             };
             for (_, d) in dependents {
-                queue.add(d.meta().uid.clone());
+                queue.add(d.meta().uid.to_owned());
             }
             let deleting = m.deletion_timestamp.is_some();
             if !m.owner_references.is_empty() || deleting {
-                queue.add(m.uid.clone());
+                queue.add(m.uid.to_owned());
             }
             // Owners in foreground deletion wait for this one.
             for o in [&c.old, &c.new].into_iter().flatten() {
-                for r in &o.meta().owner_references {
+                for r in o.meta().owner_references {
                     queue.add(r.uid.clone());
                 }
             }
@@ -294,15 +294,12 @@ impl GarbageCollector {
     async fn deleting(&self, place: &Place, object: &Arc<Object>) -> Result<(), Status> {
         let m = object.meta();
         if m.finalizers.iter().any(|f| f == ORPHAN) {
-            let this = HashSet::from([m.uid.as_str()]);
-            for (p, d) in self.read_dependents(&m.uid) {
+            let this = HashSet::from([m.uid]);
+            for (p, d) in self.read_dependents(m.uid) {
                 self.disown(&p, &d, &this).await?;
             }
             // A dependent that the cache does not show yet would be deleted after all.
-            if self
-                .read_dependents(&m.uid)
-                .iter()
-                .any(|(_, d)| d.meta().owner_references.iter().any(|r| r.uid == m.uid))
+            if self.read_dependents(m.uid).iter().any(|(_, d)| d.meta().owner_references.iter().any(|r| r.uid == m.uid))
             {
                 return Err(Status::stale(&place.gvr.group, &place.gvr.plural, &place.name));
             }
@@ -311,7 +308,7 @@ impl GarbageCollector {
         if !m.finalizers.iter().any(|f| f == FOREGROUND) {
             return Ok(());
         }
-        let dependents = self.read_dependents(&m.uid);
+        let dependents = self.read_dependents(m.uid);
         let blocks = |d: &Object| d.meta().owner_references.iter().any(|r| r.uid == m.uid && r.block_owner_deletion);
         if !dependents.iter().any(|(_, d)| blocks(d)) {
             return self.drop_finalizer(place, object, FOREGROUND).await;
@@ -333,7 +330,7 @@ impl GarbageCollector {
             return Ok(());
         }
         let (mut solid, mut waiting, mut absent) = (0, Vec::new(), Vec::new());
-        for r in &m.owner_references {
+        for r in m.owner_references {
             match self.owner(place, r).await? {
                 Owner::Solid => solid += 1,
                 Owner::Waiting => waiting.push(r.uid.as_str()),
@@ -354,7 +351,7 @@ impl GarbageCollector {
         }
         // Foreground: this one's own dependents first, unless it is part of a circle, which
         // would wait for itself for ever.
-        let dependents = self.read_dependents(&m.uid);
+        let dependents = self.read_dependents(m.uid);
         let circle = dependents
             .iter()
             .any(|(_, d)| d.meta().deletion_timestamp.is_some() && d.meta().finalizers.iter().any(|f| f == FOREGROUND));

@@ -152,7 +152,7 @@ impl NamespaceController {
             self.client.api().call(call).await?;
             let rest = self.client.api().list(&gvr, &params).await?.items;
             if !rest.is_empty() {
-                let mut finalizers: Vec<String> = rest.iter().flat_map(|o| o.meta().finalizers.clone()).collect();
+                let mut finalizers: Vec<String> = rest.iter().flat_map(|o| o.meta().finalizers.to_owned()).collect();
                 finalizers.sort();
                 finalizers.dedup();
                 left.objects.push((api::status::qualified(&gvr.group, &gvr.plural), rest.len(), finalizers));

@@ -68,9 +68,9 @@ pub fn start(context: &Context) {
                 ready(&node).and_then(|c| c.last_heartbeat_time.clone())
             };
             if c.old.is_none() || heartbeat(&c.old) != heartbeat(&c.new) {
-                hear(&c.object().meta().name);
+                hear(c.object().meta().name);
             }
-            queue.add(c.object().meta().name.clone());
+            queue.add(c.object().meta().name.to_owned());
         });
     }
     {
@@ -80,10 +80,10 @@ pub fn start(context: &Context) {
             if m.namespace != "kube-node-lease" || c.new.is_none() {
                 return;
             }
-            hear(&m.name);
+            hear(m.name);
             // Only a node that had been given up has something to do now.
-            if nodes.get::<Node>(&m.name).is_some_and(|n| ready(&n).is_none_or(|c| c.status == "Unknown")) {
-                queue.add(m.name.clone());
+            if nodes.get::<Node>(m.name).is_some_and(|n| ready(&n).is_none_or(|c| c.status == "Unknown")) {
+                queue.add(m.name.to_owned());
             }
         });
     }

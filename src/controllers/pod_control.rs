@@ -93,7 +93,7 @@ pub async fn claim<Owner: Kind, K: Kind>(
     let deleting = meta(owner).deletion_timestamp.is_some();
     for o in informer.by_index(BY_CONTROLLER, uid(owner)) {
         let k = o.typed::<K>()?;
-        if selector.matches(&o.meta().labels) {
+        if selector.matches(o.meta().labels) {
             claimed.push(k);
         } else if !deleting {
             let patch = json!({"metadata": {"uid": o.meta().uid, "ownerReferences": [{"$patch": "delete", "uid": uid(owner)}]}});
@@ -105,13 +105,12 @@ pub async fn claim<Owner: Kind, K: Kind>(
     }
     for o in informer.by_index(BY_CONTROLLER, &format!("orphan/{}", namespace(owner))) {
         let m = o.meta();
-        if m.deletion_timestamp.is_some() || !selector.matches(&m.labels) {
+        if m.deletion_timestamp.is_some() || !selector.matches(m.labels) {
             continue;
         }
         let reference = serde_json::to_value(controller_ref(owner)).map_err(Status::internal)?;
         let patch = json!({"metadata": {"uid": m.uid, "ownerReferences": [reference]}});
-        if let Some(k) =
-            ignore_absent(client.patch::<K>(&m.namespace, &m.name, "", PatchKind::Strategic, &patch).await)?
+        if let Some(k) = ignore_absent(client.patch::<K>(m.namespace, m.name, "", PatchKind::Strategic, &patch).await)?
         {
             claimed.push(k);
         }

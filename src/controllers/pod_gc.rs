@@ -33,10 +33,10 @@ pub fn start(context: &Context) {
         let (queue, pods) = (queue.clone(), pods.clone());
         nodes.on_change(move |c| {
             if c.new.is_none() {
-                let gone = &c.object().meta().name;
+                let gone = c.object().meta().name;
                 for o in pods.objects() {
                     if o.typed::<Pod>().is_ok_and(|p| node_of(&p) == gone) {
-                        queue.add_after(o.key(), QUARANTINE);
+                        queue.add_after(o.key().to_owned(), QUARANTINE);
                     }
                 }
             }

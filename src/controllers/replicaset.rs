@@ -226,9 +226,9 @@ fn start_kind<K: Replicas>(context: &Context, name: &'static str) {
                 return;
             }
             for o in owners.objects().iter().filter(|o| o.meta().namespace == m.namespace) {
-                let matches = o.typed::<K>().and_then(|k| k.selector()).is_ok_and(|s| s.matches(&m.labels));
+                let matches = o.typed::<K>().and_then(|k| k.selector()).is_ok_and(|s| s.matches(m.labels));
                 if matches {
-                    queue.add(o.key());
+                    queue.add(o.key().to_owned());
                 }
             }
         });
@@ -238,12 +238,12 @@ fn start_kind<K: Replicas>(context: &Context, name: &'static str) {
         pods.on_change(move |c| {
             let m = c.object().meta();
             let Some(r) = m.owner_references.iter().find(|r| r.controller && r.kind == K::KIND) else { return };
-            let key = api::key_of(&m.namespace, &r.name);
+            let key = api::key_of(m.namespace, &r.name);
             if c.old.is_none() {
                 expectations.created(&key, 1);
             }
             if c.new.as_ref().is_none_or(|o| o.meta().deletion_timestamp.is_some()) {
-                expectations.deleted(&key, &m.uid);
+                expectations.deleted(&key, m.uid);
             }
         });
     }

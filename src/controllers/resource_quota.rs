@@ -48,7 +48,11 @@ pub fn start(context: &Context) {
         let queue = queue.clone();
         quotas.on_change(move |c| {
             let Some(new) = &c.new else { return };
-            if is_counted(&new.to_value()) { queue.add_after(new.key(), RECOUNT) } else { queue.add(new.key()) }
+            if is_counted(&new.to_value()) {
+                queue.add_after(new.key().to_owned(), RECOUNT)
+            } else {
+                queue.add(new.key().to_owned())
+            }
         });
     }
     let mut counted = HashMap::new();
@@ -85,11 +89,11 @@ fn is_counted(quota: &Value) -> bool {
 fn enqueue_quotas(informer: &Informer, group: &str, plural: &str, quotas: &Informer, queue: &Queue) {
     let (queue, quotas, group, plural) = (queue.clone(), quotas.clone(), group.to_owned(), plural.to_owned());
     informer.on_change(move |c| {
-        let found = quotas.by_index(BY_NAMESPACE, &c.object().meta().namespace);
+        let found = quotas.by_index(BY_NAMESPACE, c.object().meta().namespace);
         if found.is_empty() || !counts_for_less(Counted { group: &group, plural: &plural }, c) {
             return;
         }
-        found.iter().for_each(|q| queue.add(q.key()));
+        found.iter().for_each(|q| queue.add(q.key().to_owned()));
     });
 }
 
@@ -133,7 +137,7 @@ fn add_usage(
     spec: &Value,
     now: Timestamp,
 ) {
-    for o in informer.by_index(BY_NAMESPACE, &quota.meta().namespace) {
+    for o in informer.by_index(BY_NAMESPACE, quota.meta().namespace) {
         let value = o.to_value();
         if counted.in_scope(spec, &value) {
             let mut usage = counted.usage(&value, now);

@@ -32,7 +32,7 @@ pub fn start(context: &Context) {
         let queue = queue.clone();
         maps.on_change(move |c| {
             if c.object().meta().name == CONFIG_MAP {
-                queue.add(c.object().meta().namespace.clone());
+                queue.add(c.object().meta().namespace.to_owned());
             }
         });
     }

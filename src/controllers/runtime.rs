@@ -135,7 +135,7 @@ pub fn run(context: &Context, controller: Arc<dyn Controller>, queue: Queue, cac
 /// Queues the key of every changed object.
 pub fn enqueue_own(informer: &Informer, queue: &Queue) {
     let queue = queue.clone();
-    informer.on_change(move |c: &Change| queue.add(c.object().key()));
+    informer.on_change(move |c: &Change| queue.add(c.object().key().to_owned()));
 }
 
 /// Queues the key of the controlling owner of every changed object, now and before.
@@ -145,7 +145,7 @@ pub fn enqueue_controller<Owner: Kind>(informer: &Informer, queue: &Queue) {
         for o in [&c.old, &c.new].into_iter().flatten() {
             let m = o.meta();
             for r in m.owner_references.iter().filter(|r| r.controller && r.kind == Owner::KIND) {
-                queue.add(api::key_of(&m.namespace, &r.name));
+                queue.add(api::key_of(m.namespace, &r.name));
             }
         }
     });

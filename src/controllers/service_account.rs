@@ -29,7 +29,7 @@ pub fn start(context: &Context) {
         let queue = queue.clone();
         accounts.on_change(move |c| {
             if c.new.is_none() {
-                queue.add(c.object().meta().namespace.clone());
+                queue.add(c.object().meta().namespace.to_owned());
             }
         });
     }

@@ -35,7 +35,7 @@ pub fn start(context: &Context) {
         let queue = queue.clone();
         pods.on_change(move |c| {
             if c.new.as_ref().is_some_and(|o| o.typed::<Pod>().is_ok_and(|p| marked(&p).is_some())) {
-                queue.add(c.object().key());
+                queue.add(c.object().key().to_owned());
             }
         });
     }

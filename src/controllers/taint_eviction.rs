@@ -62,7 +62,7 @@ pub fn start(context: &Context) {
         pods.on_change(move |c| {
             // What is on no node has no taints to bear.
             if c.new.as_deref().and_then(bound_to).is_some_and(|node| !node.is_empty()) {
-                queue.add(c.object().key());
+                queue.add(c.object().key().to_owned());
             }
         });
     }
@@ -73,8 +73,8 @@ pub fn start(context: &Context) {
                 o.as_ref().and_then(|o| o.typed::<Node>().ok()).map(|n| taints(&n).to_vec())
             };
             if of(&c.old) != of(&c.new) {
-                for o in pods.by_index(BY_NODE, &c.object().meta().name) {
-                    queue.add(o.key());
+                for o in pods.by_index(BY_NODE, c.object().meta().name) {
+                    queue.add(o.key().to_owned());
                 }
             }
         });

@@ -31,7 +31,7 @@ pub fn start(context: &Context) {
         let queue = queue.clone();
         jobs.on_change(move |c| {
             if c.new.as_ref().is_some_and(|o| o.typed::<Job>().is_ok_and(|j| expiry(&j).is_some())) {
-                queue.add(c.object().key());
+                queue.add(c.object().key().to_owned());
             }
         });
     }

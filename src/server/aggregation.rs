@@ -225,7 +225,7 @@ impl Aggregation {
             self.set_available(b, available);
         }
         let rank = (spec.group_priority_minimum, spec.version_priority);
-        let name = object.meta().name.clone();
+        let name = object.meta().name.to_owned();
         let same = |r: &Registered| {
             let (a, b) = (r.backend.as_ref().map(Arc::as_ptr), backend.as_ref().map(Arc::as_ptr));
             r.name == name && r.rank == rank && a == b

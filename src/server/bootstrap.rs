@@ -113,7 +113,7 @@ async fn add_rules(server: &Arc<Server>, resource: &Resource, current: &Object, 
     };
     server
         .registry()
-        .update(&ctx, resource, "", &current.meta().name, "", false, &change)
+        .update(&ctx, resource, "", current.meta().name, "", false, &change)
         .await
         .map_err(|s| named(s, wanted))?;
     Ok(())

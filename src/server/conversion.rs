@@ -47,7 +47,7 @@ impl Hook {
 
     fn recall(&self, object: &Object, to: &str) -> Option<Arc<Object>> {
         let recent = self.recent.lock().unwrap_or_else(|e| e.into_inner());
-        recent.get(&(object.meta().uid.clone(), object.revision(), to.to_owned())).cloned()
+        recent.get(&(object.meta().uid.to_owned(), object.revision(), to.to_owned())).cloned()
     }
 
     fn remember(&self, object: &Arc<Object>, to: &str) {
@@ -55,7 +55,7 @@ impl Hook {
         if recent.len() >= RECENT {
             recent.clear();
         }
-        recent.insert((object.meta().uid.clone(), object.revision(), to.to_owned()), object.clone());
+        recent.insert((object.meta().uid.to_owned(), object.revision(), to.to_owned()), object.clone());
     }
 }
 

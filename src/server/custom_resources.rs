@@ -93,9 +93,9 @@ pub fn start(server: &Arc<Server>, tasks: &TaskTracker, cancel: &CancellationTok
         // A name that one definition gives up may be what another waits for.
         let every = informer.clone();
         informer.on_change(move |c| {
-            queue.add(c.object().key());
+            queue.add(c.object().key().to_owned());
             if c.new.is_none() {
-                every.objects().iter().for_each(|o| queue.add(o.key()));
+                every.objects().iter().for_each(|o| queue.add(o.key().to_owned()));
             }
         });
     }
@@ -207,7 +207,7 @@ async fn delete_objects(server: &Arc<Server>, definition: &Value) -> Result<bool
         if m.deletion_timestamp.is_some() {
             continue;
         }
-        let deleted = server.registry().delete(&ctx, &resource, &m.namespace, &m.name, &DeleteOptions::default()).await;
+        let deleted = server.registry().delete(&ctx, &resource, m.namespace, m.name, &DeleteOptions::default()).await;
         if let Err(s) = deleted
             && !s.is_not_found()
         {

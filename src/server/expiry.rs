@@ -69,7 +69,7 @@ impl Expiry {
                 };
                 tokio::select! {
                     event = subscription.live.recv() => match event {
-                        Some((Change::Deleted, d)) => self.forget(&d.event.object.key()),
+                        Some((Change::Deleted, d)) => self.forget(d.event.object.key()),
                         Some((_, d)) => self.written(d.event.object.key().into(), &d.event.object),
                         None => break,
                     },

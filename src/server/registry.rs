@@ -664,14 +664,14 @@ impl Registry {
             }
             let prefix = storage::prefix(resource);
             let result = if finished_deletion(resource, &new) {
-                let removed = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await;
+                let removed = storage::remove(&self.storage, &prefix, current.key(), current.revision()).await;
                 removed.and_then(|revision| {
                     new["metadata"]["resourceVersion"] = revision.to_string().into();
                     Ok(shown(new)?)
                 })
             } else {
                 let expect = Expect::Revision(current.revision());
-                storage::write(&self.storage, &prefix, &current.key(), finish(new), expect).await
+                storage::write(&self.storage, &prefix, current.key(), finish(new), expect).await
             };
             match result {
                 Ok(o) => return Ok(o),
@@ -760,11 +760,11 @@ impl Registry {
         }
         if finished {
             let prefix = storage::prefix(resource);
-            let revision = storage::remove(&self.storage, &prefix, &current.key(), current.revision()).await?;
+            let revision = storage::remove(&self.storage, &prefix, current.key(), current.revision()).await?;
             new["metadata"]["resourceVersion"] = revision.to_string().into();
             return Ok(shown(new)?);
         }
-        self.write(resource, &current.key(), new, Expect::Revision(current.revision())).await
+        self.write(resource, current.key(), new, Expect::Revision(current.revision())).await
     }
 
     /// Deletes an object, or begins to.
@@ -790,7 +790,7 @@ impl Registry {
                 let last = if ctx.dry_run {
                     Some(current.clone())
                 } else {
-                    match storage::remove(&self.storage, &storage::prefix(resource), &current.key(), current.revision())
+                    match storage::remove(&self.storage, &storage::prefix(resource), current.key(), current.revision())
                         .await
                     {
                         Ok(revision) => Some(storage::at_revision(&current, revision)?),
@@ -810,7 +810,7 @@ impl Registry {
                 return Ok(Deleted::Pending(shown(new)?));
             }
             let expect = Expect::Revision(current.revision());
-            match self.write(resource, &current.key(), new, expect).await {
+            match self.write(resource, current.key(), new, expect).await {
                 Ok(o) => return Ok(Deleted::Pending(o)),
                 Err(WriteError::Conflict) => continue,
                 Err(WriteError::Status(s)) => return Err(s),

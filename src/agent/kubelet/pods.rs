@@ -144,7 +144,7 @@ impl Pods {
         let weak = Arc::downgrade(&pods);
         api.on_change(move |c| {
             if let Some(pods) = weak.upgrade() {
-                pods.queue.add(Key::Api(c.object().key()));
+                pods.queue.add(Key::Api(c.object().key().to_owned()));
             }
         });
         pods

@@ -47,7 +47,7 @@ impl Custom {
             definitions.on_change(move |c| {
                 let name = format!("count/{}", c.object().meta().name);
                 let naming = quotas.objects().into_iter().filter(|q| hard(&q.to_value()).contains_key(&name));
-                naming.for_each(|q| queue.add(q.key()));
+                naming.for_each(|q| queue.add(q.key().to_owned()));
             });
         }
         Custom {

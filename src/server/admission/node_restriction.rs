@@ -152,7 +152,7 @@ impl Write<'_> {
             owner["blockOwnerDeletion"] != true,
             &format!("node {node:?} must not set blockOwnerDeletion on an owner reference"),
         )?;
-        let uid = self.cached("nodes", "", node)?.meta().uid.clone();
+        let uid = self.cached("nodes", "", node)?.meta().uid.to_owned();
         let given = owner["uid"].as_str().unwrap_or_default();
         self.require(uid == given, &format!("node {node} UID mismatch: expected {uid} got {given}"))
     }

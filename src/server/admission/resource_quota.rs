@@ -136,7 +136,7 @@ async fn charge(
         Ok(Decoded { value, unknown: Vec::new(), duplicate: Vec::new() })
     };
     let ctx = WriteContext::new(system());
-    match server.registry().modify(&ctx, &resource, a.namespace, &quota.meta().name, &change).await {
+    match server.registry().modify(&ctx, &resource, a.namespace, quota.meta().name, &change).await {
         // It is gone: it allows everything.
         Err(s) if s.is_not_found() => Ok(()),
         r => r.map(drop),

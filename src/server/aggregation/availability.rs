@@ -48,14 +48,14 @@ pub fn start(server: &Arc<Server>, tasks: &TaskTracker, cancel: &CancellationTok
     {
         let queue = queue.clone();
         let all = informers.select(Gvr::new(GROUP, "v1", PLURAL), ListParams::all());
-        all.on_change(move |c| queue.add(c.object().key()));
+        all.on_change(move |c| queue.add(c.object().key().to_owned()));
     }
     for plural in ["services", "endpoints"] {
         let (queue, server) = (queue.clone(), server.clone());
         let behind = informers.select(Gvr::new("", "v1", plural), ListParams::all());
         behind.on_change(move |c| {
             let m = c.object().meta();
-            server.aggregation().names_of_service(&m.namespace, &m.name).into_iter().for_each(|n| queue.add(n));
+            server.aggregation().names_of_service(m.namespace, m.name).into_iter().for_each(|n| queue.add(n));
         });
     }
     {
@@ -223,7 +223,7 @@ async fn tell(
         new["status"]["conditions"] = others.chain([condition]).collect();
         Ok(Decoded { value: new, ..Default::default() })
     };
-    let told = server.registry().modify(&WriteContext::new(system()), resource, "", &object.meta().name, &change).await;
+    let told = server.registry().modify(&WriteContext::new(system()), resource, "", object.meta().name, &change).await;
     match told {
         Err(s) if !s.is_not_found() => Err(s),
         _ => Ok(()),

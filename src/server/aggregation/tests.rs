@@ -270,7 +270,7 @@ async fn callers_in_process_reach_what_others_serve() {
     let api = t.server.client(admin());
     let params = ListParams { namespace: "default".into(), ..Default::default() };
     let list = api.api().list(&flowers, &params).await.unwrap();
-    assert_eq!((list.items[0].key(), list.resource_version), ("default/rose".to_owned(), "1".to_owned()));
+    assert_eq!((list.items[0].key(), list.resource_version), ("default/rose", "1".to_owned()));
     let gone = t.call(&admin(), Verb::Get, &flowers, "default/tulip", &Value::Null).await.unwrap_err();
     assert_eq!(gone.code, 404);
 }

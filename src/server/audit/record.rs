@@ -99,7 +99,7 @@ impl Record {
     /// The object that a write made or changed, where the path does not name it.
     pub fn names(&self, object: &Object) {
         if let Some(of) = self.source.object.as_ref().filter(|o| o.name.is_empty()) {
-            self.known().object = Some(of.named(&object.meta().name));
+            self.known().object = Some(of.named(object.meta().name));
         }
     }
 

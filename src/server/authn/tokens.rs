@@ -119,8 +119,8 @@ impl Tokens {
         }
         let m = account.meta();
         let mut bound = Bound {
-            namespace: m.namespace.clone(),
-            serviceaccount: Reference { name: m.name.clone(), uid: m.uid.clone() },
+            namespace: m.namespace.to_owned(),
+            serviceaccount: Reference { name: m.name.to_owned(), uid: m.uid.to_owned() },
             ..Default::default()
         };
         if let Some(r) = spec.get("boundObjectRef").filter(|r| r.is_object()) {
@@ -170,7 +170,7 @@ impl Tokens {
             );
             return Err(Status::conflict("", plural, &name, &why));
         }
-        let to = Reference { name, uid: object.meta().uid.clone() };
+        let to = Reference { name, uid: object.meta().uid.to_owned() };
         match kind.as_str() {
             "Pod" => {
                 let pod = object.to_value();
@@ -182,7 +182,7 @@ impl Tokens {
                 }
                 if let Some(node) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
                     let nodes = server.resource("", "v1", "nodes")?;
-                    let uid = server.registry().get(&nodes, "", node).await.map(|n| n.meta().uid.clone());
+                    let uid = server.registry().get(&nodes, "", node).await.map(|n| n.meta().uid.to_owned());
                     bound.node = Some(Reference { name: node.to_owned(), uid: uid.unwrap_or_default() });
                 }
                 bound.pod = Some(to);
@@ -263,7 +263,7 @@ async fn still_there(server: &Server, b: &Bound) -> Result<(), String> {
         return Err(format!("service account {}/{} has been deleted", b.namespace, account.name));
     }
     if found.meta().uid != account.uid {
-        let uid = &found.meta().uid;
+        let uid = found.meta().uid;
         return Err(format!("service account UID ({uid}) does not match claim ({})", account.uid));
     }
     // The node of a pod's token is told, but it is the pod that the token is bound to.
@@ -278,7 +278,7 @@ async fn still_there(server: &Server, b: &Bound) -> Result<(), String> {
         if is_deleted(&found) {
             return Err(GONE.to_owned());
         }
-        let uid = &found.meta().uid;
+        let uid = found.meta().uid;
         if *uid != bound.uid {
             return Err(format!("{kind} UID ({uid}) does not match service account {kind} ref claim ({})", bound.uid));
         }

@@ -124,9 +124,7 @@ fn claimed(server: &Server, node: &str, volume: &str) -> bool {
     let Ok(cache) = server.registry().cache(&claims) else { return false };
     cache.objects().values().any(|o| {
         o.to_value()["spec"]["volumeName"] == volume
-            && pods_of(server, node, &o.meta().namespace)
-                .iter()
-                .any(|p| CLAIMS.any(&p["spec"], &|n| n == o.meta().name))
+            && pods_of(server, node, o.meta().namespace).iter().any(|p| CLAIMS.any(&p["spec"], &|n| n == o.meta().name))
     })
 }
 

@@ -130,7 +130,7 @@ fn visit_rules(
     for o in cached(server, "clusterrolebindings") {
         let Ok(b) = o.typed::<ClusterRoleBinding>() else { continue };
         let Some(subject) = applying(b.subjects.as_deref(), user, "") else { continue };
-        let (kind, name) = ("ClusterRoleBinding", o.meta().name.clone());
+        let (kind, name) = ("ClusterRoleBinding", o.meta().name.to_owned());
         if of_binding(&Applying { kind, name, namespace: "", role: &b.role_ref, subject }) {
             return missing;
         }

@@ -217,12 +217,12 @@ pub async fn keep(server: &Arc<Server>) -> Result<(), Status> {
         for o in cached(server, kind)? {
             let meta = o.meta();
             let ours = o.annotation(AUTO_UPDATE).as_deref() == Some("true");
-            let known = bootstrap().iter().any(|b| b["kind"] == kind && b["metadata"]["name"] == meta.name.as_str());
+            let known = bootstrap().iter().any(|b| b["kind"] == kind && b["metadata"]["name"] == meta.name);
             // What an older version had made, and nobody made their own.
             if ours && !known {
                 let resource = resource(server, kind)?;
                 let (ctx, options) = (context(PRODUCER), DeleteOptions::default());
-                server.registry().delete(&ctx, &resource, "", &meta.name, &options).await?;
+                server.registry().delete(&ctx, &resource, "", meta.name, &options).await?;
             }
         }
     }
@@ -232,7 +232,7 @@ pub async fn keep(server: &Arc<Server>) -> Result<(), Status> {
 /// Gives an object its spec back, unless its annotation says that it is its owner's.
 async fn correct(server: &Arc<Server>, resource: &Resource, current: &Object, wanted: &Value) -> Result<(), Status> {
     let have = current.to_value();
-    let name = &current.meta().name;
+    let name = current.meta().name;
     let annotation = current.annotation(AUTO_UPDATE);
     let annotation = annotation.as_deref();
     let ours = is_mandatory(name) || annotation.map_or(current.meta().generation == 1, |a| a == "true");

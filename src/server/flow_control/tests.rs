@@ -71,8 +71,8 @@ async fn a_schema_classifies_by_its_level_and_dangles_without_it() {
     // No shares, no seats.
     let refused = admit(&t, &noxu).await.unwrap_err();
     assert_eq!((refused.status().as_u16(), &refused.headers()[RETRY_AFTER]), (429, &HeaderValue::from_static("1")));
-    assert_eq!(refused.headers()[&SCHEMA_UID], schema.meta().uid.as_str());
-    assert_eq!(refused.headers()[&LEVEL_UID], level.meta().uid.as_str());
+    assert_eq!(refused.headers()[&SCHEMA_UID], schema.meta().uid);
+    assert_eq!(refused.headers()[&LEVEL_UID], level.meta().uid);
     let text = refused.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(text, "Too many requests, please try again later.\n");
     let mut metrics = String::new();
@@ -110,7 +110,7 @@ async fn callers_over_http_are_told_their_schema() {
     let mut request = http::Request::new(RequestBody::empty());
     *request.uri_mut() = "/healthz".parse().unwrap();
     let reply = t.server.serve(request).await;
-    assert_eq!(reply.headers()[&SCHEMA_UID], probes.meta().uid.as_str());
+    assert_eq!(reply.headers()[&SCHEMA_UID], probes.meta().uid);
 }
 
 #[tokio::test]

@@ -105,10 +105,10 @@ pub(super) fn start(world: &Arc<World>, seed: u64) -> Arc<Informing> {
 fn follow(informer: &Informer, state: Arc<Mutex<State>>, changed: Arc<Notify>) {
     informer.on_change(move |change| {
         let (key, mut state) = (change.object().key(), state.lock().unwrap());
-        let version = |o: &Arc<Object>| o.meta().resource_version.clone();
+        let version = |o: &Arc<Object>| o.meta().resource_version.to_owned();
         let before = match &change.new {
-            Some(new) => state.insert(key, version(new)),
-            None => state.remove(&key),
+            Some(new) => state.insert(key.to_owned(), version(new)),
+            None => state.remove(key),
         };
         assert_eq!(before, change.old.as_ref().map(version), "a change begins where the last has ended");
         changed.notify_one();
@@ -120,10 +120,15 @@ impl Informing {
     pub(super) async fn settle(&self, world: &Arc<World>) {
         for (informer, gvr, params, state) in &self.all {
             let listed = world.server().await.client(admin()).api().list(gvr, params).await.unwrap();
-            let listed: State = listed.items.iter().map(|o| (o.key(), o.meta().resource_version.clone())).collect();
+            let listed: State =
+                listed.items.iter().map(|o| (o.key().to_owned(), o.meta().resource_version.to_owned())).collect();
             loop {
                 let changed = self.changed.notified();
-                let cached = informer.objects().iter().map(|o| (o.key(), o.meta().resource_version.clone())).collect();
+                let cached = informer
+                    .objects()
+                    .iter()
+                    .map(|o| (o.key().to_owned(), o.meta().resource_version.to_owned()))
+                    .collect();
                 if listed == cached && *state.lock().unwrap() == listed {
                     break;
                 }

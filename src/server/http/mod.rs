@@ -439,7 +439,7 @@ impl Server {
         let mut items = Vec::with_capacity(page.items.len());
         for o in &page.items {
             let m = o.meta();
-            match self.registry().delete(&ctx, resource, &m.namespace, &m.name, &options).await {
+            match self.registry().delete(&ctx, resource, m.namespace, m.name, &options).await {
                 Ok(d) => items.push(d.object().clone()),
                 // Somebody else was faster.
                 Err(s) if s.is_not_found() => {}
@@ -456,7 +456,7 @@ fn delete_reply(deleted: &Deleted, resource: &Resource) -> Option<Reply> {
     match deleted {
         Deleted::Gone(o) if !resource.strategy.returns_deleted() => {
             let m = o.meta();
-            let details = details(resource, &m.name, &m.uid);
+            let details = details(resource, m.name, m.uid);
             let status =
                 json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
             Some(respond::json(200, &status))

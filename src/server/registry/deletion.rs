@@ -114,7 +114,7 @@ pub(super) fn delete_preconditions(
     if let Some(uid) = &o.uid
         && *uid != current.meta().uid
     {
-        return Err(uid_conflict(resource, name, uid, &current.meta().uid));
+        return Err(uid_conflict(resource, name, uid, current.meta().uid));
     }
     if let Some(rv) = &o.resource_version
         && *rv != current.meta().resource_version

@@ -44,7 +44,7 @@ impl Selection {
     /// Whether an object is selected.
     pub fn selects(&self, resource: &Resource, object: &Object) -> bool {
         let m = object.meta();
-        if !self.labels.is_empty() && !self.labels.matches(&m.labels) {
+        if !self.labels.is_empty() && !self.labels.matches(m.labels) {
             return false;
         }
         self.fields.requirements().iter().all(|r| {

@@ -144,7 +144,7 @@ pub(super) fn preconditions(resource: &Resource, name: &str, new: &Value, curren
     if let Some(uid) = given("uid")
         && uid != current.meta().uid
     {
-        return Err(uid_conflict(resource, name, uid, &current.meta().uid));
+        return Err(uid_conflict(resource, name, uid, current.meta().uid));
     }
     if let Some(rv) = given("resourceVersion")
         && rv != current.meta().resource_version

@@ -50,10 +50,10 @@ pub async fn serve(server: &Arc<Server>, call: &Call, pods: &Arc<Resource>, evic
             None => take_disruption(server, &ctx, &pod, &value).await?,
         };
         if own_version && matches!(verdict, Verdict::Unchanged(_)) {
-            options.resource_version = Some(pod.meta().resource_version.clone());
+            options.resource_version = Some(pod.meta().resource_version.to_owned());
         }
         // The pod that the budget was asked about is the one that goes.
-        options.uid.get_or_insert_with(|| pod.meta().uid.clone());
+        options.uid.get_or_insert_with(|| pod.meta().uid.to_owned());
         match (evict(server, &ctx, pods, &pod, options).await, verdict) {
             (Ok(()), _) => {
                 let done =
@@ -96,7 +96,7 @@ async fn evict(
     pod: &Object,
     mut options: DeleteOptions,
 ) -> Result<(), Status> {
-    let (namespace, name) = (&pod.meta().namespace, &pod.meta().name);
+    let (namespace, name) = (pod.meta().namespace, pod.meta().name);
     if !ctx.dry_run {
         let now = api::time::rfc3339(ctx.now);
         let change = |current: &Value| {
@@ -110,7 +110,7 @@ async fn evict(
         };
         let marked = server.registry().modify(ctx, pods, namespace, name, &change).await?;
         if options.resource_version.is_some() {
-            options.resource_version = Some(marked.meta().resource_version.clone());
+            options.resource_version = Some(marked.meta().resource_version.to_owned());
         }
     }
     server.registry().delete(ctx, pods, namespace, name, &options).await.map(drop)
@@ -151,11 +151,11 @@ fn refused(retry_seconds: u32, cause: String) -> Status {
 
 /// The only budget that selects a pod.
 async fn budget_of(server: &Arc<Server>, budgets: &Resource, pod: &Object) -> Result<Option<Arc<Object>>, Status> {
-    let all = Selection::new(budgets, &pod.meta().namespace, "", "")?;
+    let all = Selection::new(budgets, pod.meta().namespace, "", "")?;
     let page = server.registry().list(budgets, &all, At::Consistent, 0, None).await?;
     let mut matching = Vec::new();
     for b in page.items {
-        if LabelSelector::from_value(&b.to_value()["spec"]["selector"])?.matches(&pod.meta().labels) {
+        if LabelSelector::from_value(&b.to_value()["spec"]["selector"])?.matches(pod.meta().labels) {
             matching.push(b);
         }
     }
@@ -176,12 +176,12 @@ async fn take_disruption(
     let budgets = server.resource("policy", "v1", "poddisruptionbudgets")?;
     let Some(budget) = budget_of(server, &budgets, pod).await? else { return Ok(Verdict::Free) };
     if !is_ready(value) && spares_unhealthy(&budget.to_value()) {
-        return Ok(Verdict::Unchanged(Some(budget.meta().name.clone())));
+        return Ok(Verdict::Unchanged(Some(budget.meta().name.to_owned())));
     }
-    let (name, pod_name) = (&budget.meta().name, &pod.meta().name);
+    let (name, pod_name) = (budget.meta().name, pod.meta().name);
     let now = api::time::rfc3339(ctx.now);
     let change = |current: &Value| taken(current, name, pod_name, &now).map(unchecked);
-    server.registry().modify(ctx, &budgets, &budget.meta().namespace, name, &change).await?;
+    server.registry().modify(ctx, &budgets, budget.meta().namespace, name, &change).await?;
     Ok(Verdict::Free)
 }
 

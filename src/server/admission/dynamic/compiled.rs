@@ -29,12 +29,12 @@ impl<T> Compiled<T> {
         made.retain(|key, _| objects.contains_key(key.as_str()));
         let mut all = Vec::with_capacity(objects.len());
         for (key, object) in &objects {
-            let version = &object.meta().resource_version;
+            let version = object.meta().resource_version;
             match made.get(&**key) {
                 Some((of, compiled)) if of == version => all.push(compiled.clone()),
                 _ => {
                     let compiled = Arc::new((self.build)(object)?);
-                    made.insert(key.to_string(), (version.clone(), compiled.clone()));
+                    made.insert(key.to_string(), (version.to_owned(), compiled.clone()));
                     all.push(compiled);
                 }
             }

@@ -197,7 +197,7 @@ impl Matching {
             return Ok(self.namespaces.matches(&labels(namespace)));
         }
         let name = if is_namespace { a.name } else { a.namespace };
-        Ok(self.namespaces.matches(&namespace(server, name).await?.meta().labels))
+        Ok(self.namespaces.matches(namespace(server, name).await?.meta().labels))
     }
 }
 

@@ -121,7 +121,7 @@ async fn a_node_creates_mirror_pods_only() {
 async fn a_node_gets_tokens_for_its_pods_only() {
     let t = two_nodes().await;
     let pods = t.server.resource("", "v1", "pods").unwrap();
-    let uid = |name: &str| t.server.registry().get_cached(&pods, "default", name).unwrap().meta().uid.clone();
+    let uid = |name: &str| t.server.registry().get_cached(&pods, "default", name).unwrap().meta().uid.to_owned();
     let ask = async |reference: Value, audiences: Value| {
         let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
             "spec": {"audiences": audiences, "boundObjectRef": reference}});

@@ -70,7 +70,7 @@ impl Binding {
         let stored: Stored = serde_json::from_value(object.to_value()).map_err(Status::internal)?;
         let spec = stored.spec;
         Ok(Binding {
-            name: object.meta().name.clone(),
+            name: object.meta().name.to_owned(),
             policy: spec.policy_name,
             param_ref: spec.param_ref.map(ParamRef::new).transpose()?,
             matching: spec.match_resources.map(Matching::new).transpose()?,

@@ -35,7 +35,7 @@ pub(super) fn of(
         Chosen::ByName(name) => objects.get(api::key_of(namespace, name).as_str()).cloned().into_iter().collect(),
         Chosen::BySelector(selector) => objects
             .values()
-            .filter(|o| o.meta().namespace == namespace && selector.matches(&o.meta().labels))
+            .filter(|o| o.meta().namespace == namespace && selector.matches(o.meta().labels))
             .cloned()
             .collect(),
     };

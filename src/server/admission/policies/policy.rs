@@ -123,7 +123,7 @@ impl Finding {
 impl Policy {
     /// Compiles a stored policy.
     pub(super) fn new(object: &Object) -> Result<Policy, Status> {
-        let name = object.meta().name.clone();
+        let name = object.meta().name.to_owned();
         let failed = |e: &dyn std::fmt::Display| Status::internal(format!("ValidatingAdmissionPolicy {name:?}: {e}"));
         let stored: Stored = serde_json::from_value(object.to_value()).map_err(|e| failed(&e))?;
         let spec = stored.spec;

@@ -73,7 +73,7 @@ pub(super) fn all_of(configuration: &Object) -> Result<Vec<Hook>, Status> {
     let object = configuration.to_value();
     let declared: Configuration = serde_json::from_value(object).map_err(Status::internal)?;
     let id = |i: usize| format!("{}/{i}", configuration.meta().uid);
-    let name = &configuration.meta().name;
+    let name = configuration.meta().name;
     declared.webhooks.into_iter().enumerate().map(|(i, d)| Hook::new(id(i), name, d)).collect()
 }
 

@@ -48,11 +48,11 @@ fn watch(caches: &Caches, after: Revision) -> Result<Subscription, Status> {
 /// Change, name and revision of each past event.
 fn told(caches: &Caches, after: Revision) -> Vec<(Change, String, Revision)> {
     let past = watch(caches, after).unwrap().past;
-    past.into_iter().map(|(change, e)| (change, e.object.meta().name.clone(), e.object.revision())).collect()
+    past.into_iter().map(|(change, e)| (change, e.object.meta().name.to_owned(), e.object.revision())).collect()
 }
 
 fn names(objects: &Objects) -> Vec<(String, Revision)> {
-    objects.values().map(|o| (o.meta().name.clone(), o.revision())).collect()
+    objects.values().map(|o| (o.meta().name.to_owned(), o.revision())).collect()
 }
 
 #[tokio::test]
