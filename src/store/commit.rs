@@ -24,7 +24,7 @@ use crate::memory::{check_size, holds};
 use crate::unapplied::Unapplied;
 use crate::{Error, Event, Expect, KeyValue, Revision, io_error, lock};
 
-const RING: RingLimits = RingLimits { events: 4096, bytes: 4 << 20 };
+const RING: RingLimits = RingLimits { events: 4096, bytes: 1 << 20 };
 /// A failed checkpoint is tried again after this long.
 const RETRY_AFTER_FAILED_CHECKPOINT_MS: u64 = 60_000;
 

@@ -26,7 +26,8 @@ use crate::{Error, Event, KeyValue, Revision, io_error, lock};
 /// No UTF-8 text contains this byte, so no key collides with it, and it sorts last.
 const SUMMARY_KEY: &[u8] = b"\xffsummary";
 const REVISION_BYTES: usize = 8;
-const CACHE_BYTES: u64 = 8 << 20;
+/// Reads are served by the watch caches; this is for the pages that writes touch together.
+const CACHE_BYTES: u64 = 1 << 20;
 /// sled's threads may hold its lock for a moment after a previous instance was dropped.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
