@@ -87,7 +87,7 @@ pub fn start(
         let (cache, queue) = (cache.clone(), queue.clone());
         nodes.on_change(move |c| {
             let node = c.new.as_ref().and_then(|o| o.typed::<Node>().ok());
-            let helps = lock(&cache).set_node(&c.object().meta().name, node);
+            let helps = lock(&cache).set_node(c.object().meta().name, node);
             if helps {
                 queue.wake_unschedulable();
             }

@@ -21,6 +21,9 @@ use crate::authn::x509::Shown;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long connections may go on after the end was asked for.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long a connection of HTTP/1 may be idle, as upstream. It is the limit for the headers of the
+/// next request as well: hyper has one for both.
+const IDLE: Duration = Duration::from_secs(90);
 
 /// The headers of a request, in bytes, as upstream; and how many there may be, which HTTP/1 must know.
 const HEADER_BYTES: usize = 1 << 20;
@@ -98,12 +101,7 @@ async fn connection(
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(32))
-        .max_buf_size(HEADER_BYTES)
-        .max_headers(HEADERS);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(HEADER_BYTES).max_headers(HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -52,7 +52,10 @@ impl Endpoint {
         }
         let chain = CertificateDer::pem_slice_iter(&pem(user, "client-certificate")?).collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(&pem(user, "client-key")?)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        // The cipher that clients in Go ask for, and that kube-apiserver prefers.
+        let mut provider = rustls::crypto::ring::default_provider();
+        provider.cipher_suites.sort_by_key(|s| s.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let provider = Arc::new(provider);
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)

@@ -51,8 +51,8 @@ pub(super) struct Message {
     pub special: Special,
     /// Sorted by tag.
     fields: Vec<Field>,
-    /// Indexes of `fields`, sorted by name; inlined structs are not in it.
-    by_name: Vec<u16>,
+    /// Beginnings of names and indexes of `fields`, sorted by name; inlined structs are not in it.
+    by_name: Vec<(u64, u16)>,
     /// Indexes of the fields that JSON has also when nobody has set them.
     shown: Vec<u16>,
 }
@@ -80,8 +80,10 @@ impl Message {
     }
 
     pub(super) fn named(&self, name: &str) -> Option<&Field> {
-        let found = self.by_name.binary_search_by(|i| self.fields[*i as usize].name.cmp(name)).ok()?;
-        Some(&self.fields[self.by_name[found] as usize])
+        let begins = beginning(name);
+        let order = |(b, i): &(u64, u16)| b.cmp(&begins).then_with(|| self.fields[*i as usize].name.cmp(name));
+        let found = self.by_name.binary_search_by(order).ok()?;
+        Some(&self.fields[self.by_name[found].1 as usize])
     }
 
     pub(super) fn inlined(&self) -> impl Iterator<Item = &Field> {
@@ -89,6 +91,15 @@ impl Message {
         let none = self.by_name.len() == self.fields.len();
         self.fields.iter().filter(move |f| !none && f.name == "~")
     }
+}
+
+/// The first eight bytes of a name as a number of the same order: most names differ in them, and
+/// every field of every object is looked up.
+fn beginning(name: &str) -> u64 {
+    let mut bytes = [0; 8];
+    let length = name.len().min(8);
+    bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+    u64::from_be_bytes(bytes)
 }
 
 const NONE: u16 = u16::MAX;
@@ -119,9 +130,10 @@ static ALL: LazyLock<Table> = LazyLock::new(|| {
     }
     for m in &mut messages {
         m.fields.sort_by_key(|f| f.tag);
-        m.by_name = (0u16..).zip(&m.fields).filter(|(_, f)| f.name != "~").map(|(i, _)| i).collect();
-        m.shown = m.by_name.iter().copied().filter(|i| m.fields[*i as usize].is_shown()).collect();
-        m.by_name.sort_by_key(|i| m.fields[*i as usize].name);
+        let named = (0u16..).zip(&m.fields).filter(|(_, f)| f.name != "~");
+        m.by_name = named.map(|(i, f)| (beginning(f.name), i)).collect();
+        m.shown = m.by_name.iter().map(|(_, i)| *i).filter(|i| m.fields[*i as usize].is_shown()).collect();
+        m.by_name.sort_by_key(|(_, i)| m.fields[*i as usize].name);
     }
     Table { messages, names }
 });
