@@ -67,6 +67,7 @@ executable() {
         here=$(cd "$(dirname "$0")" && pwd)
         [ -e "$here/Cargo.toml" ] || die "set SAMPAN_BINARY to a file or SAMPAN_URL to a release, or run this from a checkout"
         command -v cargo >/dev/null 2>&1 || die "cargo is missing: https://rustup.rs"
+        command -v make >/dev/null 2>&1 || die "make is missing: install make and gcc"
         command -v protoc >/dev/null 2>&1 || die "protoc is missing: install protobuf-compiler and libprotobuf-dev"
         say "building the executable; this takes some minutes"
         (cd "$here" && cargo build --release --quiet)

@@ -96,10 +96,8 @@ pub fn start(
     {
         let (cache, queue) = (cache.clone(), queue.clone());
         pods.on_change(move |c| {
-            let old = c.old.as_ref().and_then(|o| o.typed::<Pod>().ok());
             let new = c.new.as_ref().and_then(|o| o.typed::<Pod>().ok());
-            let Some(pod) = new.as_ref().or(old.as_ref()) else { return };
-            let key = key(pod);
+            let key = c.object().key().to_owned();
             let occupies = new.as_ref().filter(|p| !node_of(p).is_empty() && !finished(p));
             let freed = lock(&cache).set_pod(&key, occupies.cloned());
             match &new {

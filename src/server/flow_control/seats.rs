@@ -170,8 +170,8 @@ impl Level {
     }
 
     fn fits(&self, seats: u64) -> bool {
-        // What is wider than the level goes alone.
-        let alone = self.taken == 0 && self.current > 0;
+        // What is wider than the level goes alone, as upstream: so does what comes to one of no seats.
+        let alone = self.taken == 0;
         self.is_exempt() || self.taken + seats <= self.current || alone
     }
 
@@ -564,6 +564,15 @@ mod tests {
         drop(alone);
         let _one = take(&all, "a", "", 1).await.unwrap();
         assert_eq!(take(&all, "a", "", 5).await.unwrap_err(), Refusal::ConcurrencyLimit);
+    }
+
+    #[tokio::test]
+    async fn a_level_of_no_seats_serves_one_after_the_other() {
+        let all = seats(&[("a", limited(0, 0, 0, None))]);
+        let one = take(&all, "a", "", 1).await.unwrap();
+        assert_eq!(take(&all, "a", "", 1).await.unwrap_err(), Refusal::ConcurrencyLimit);
+        drop(one);
+        assert!(take(&all, "a", "", 1).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
