@@ -14,7 +14,7 @@ use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ const SUMMARY_KEY: &[u8] = b"\xffsummary";
 const REVISION_BYTES: usize = 8;
 /// Reads are served by the watch caches; this is for the pages that writes touch together.
 const CACHE_BYTES: u64 = 1 << 20;
+/// A scan of more than this is the one at the start, or as rare.
+const SCAN_BYTES: u64 = 4 << 20;
 /// sled's threads may hold its lock for a moment after a previous instance was dropped.
 const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -79,7 +81,8 @@ fn checksum(key: &[u8], stored: &[u8]) -> u32 {
 
 /// The state in a directory of its own.
 pub(crate) struct SledEngine {
-    db: ::sled::Db,
+    /// Taken out only while it is opened again.
+    db: RwLock<Option<::sled::Db>>,
     directory: PathBuf,
     summary: Mutex<Summary>,
 }
@@ -88,17 +91,7 @@ impl SledEngine {
     /// Opens or creates the state. [`Error::Corrupt`] when sled cannot make sense of it, or
     /// when it does not hold what was written.
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
-        let config = ::sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).flush_every_ms(None);
-        let begun = Instant::now();
-        loop {
-            match guard(directory, || config.open()) {
-                Ok(db) => return Self::verified(db, directory),
-                Err(error) if is_busy(&error) && begun.elapsed() < REOPEN_PATIENCE => {
-                    thread::sleep(Duration::from_millis(5));
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        Self::verified(opened(directory)?, directory)
     }
 
     fn verified(db: ::sled::Db, directory: &Path) -> Result<Self, Error> {
@@ -121,11 +114,33 @@ impl SledEngine {
                 format!("it holds {} entries that are not the {} that were written", found.entries, noted.entries);
             return Err(damaged(directory, what));
         }
-        Ok(Self { db, directory: directory.to_owned(), summary: Mutex::new(noted) })
+        Ok(Self { db: RwLock::new(Some(db)), directory: directory.to_owned(), summary: Mutex::new(noted) })
     }
 
-    fn guard<T>(&self, operation: impl FnOnce() -> ::sled::Result<T>) -> Result<T, Error> {
-        guard(&self.directory, operation)
+    fn with<T>(&self, operation: impl FnOnce(&::sled::Db) -> ::sled::Result<T>) -> Result<T, Error> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(db) = &*db else {
+            return Err(damaged(&self.directory, "it could not be opened again".into()));
+        };
+        guard(&self.directory, || operation(db))
+    }
+
+    /// Opens it again, so that sled forgets what it has read: it evicts pages only once they were
+    /// looked at thousands of times, and keeps all of a state that was read once from end to end.
+    fn reopen(&self) -> Result<(), Error> {
+        let summary = lock(&self.summary);
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &*db {
+            guard(&self.directory, || open.flush())?;
+        }
+        *db = None;
+        let open = opened(&self.directory)?;
+        let noted = guard(&self.directory, || open.get(SUMMARY_KEY))?.and_then(|bytes| Summary::decode(&bytes));
+        if noted.unwrap_or_default() != *summary {
+            return Err(damaged(&self.directory, "it does not hold what was written".into()));
+        }
+        *db = Some(open);
+        Ok(())
     }
 
     fn decode(&self, key: &[u8], stored: &[u8]) -> Result<KeyValue, Error> {
@@ -147,7 +162,7 @@ impl Engine for SledEngine {
     }
 
     fn get(&self, key: &str) -> Result<Option<KeyValue>, Error> {
-        let stored = self.guard(|| self.db.get(key))?;
+        let stored = self.with(|db| db.get(key))?;
         stored.map(|stored| self.decode(key.as_bytes(), &stored)).transpose()
     }
 
@@ -157,8 +172,8 @@ impl Engine for SledEngine {
             _ => Bound::Included(prefix.as_bytes()),
         };
         let limit = if limit == 0 { usize::MAX } else { limit };
-        let entries = self.guard(|| {
-            let range = self.db.range::<&[u8], _>((start, Bound::Excluded(SUMMARY_KEY)));
+        let entries = self.with(|db| {
+            let range = db.range::<&[u8], _>((start, Bound::Excluded(SUMMARY_KEY)));
             let under_prefix = |entry: &::sled::Result<(::sled::IVec, ::sled::IVec)>| {
                 entry.as_ref().map_or(true, |(key, _)| key.starts_with(prefix.as_bytes()))
             };
@@ -168,7 +183,11 @@ impl Engine for SledEngine {
                 .map(|entry| entry.map(|(key, stored)| self.decode(&key, &stored)))
                 .collect::<::sled::Result<Vec<_>>>()
         })?;
-        entries.into_iter().collect()
+        let entries = entries.into_iter().collect::<Result<Vec<_>, _>>()?;
+        if entries.iter().map(|entry| entry.value.len() as u64).sum::<u64>() > SCAN_BYTES {
+            self.reopen()?;
+        }
+        Ok(entries)
     }
 
     fn apply(&self, events: &[Event]) -> Result<(), Error> {
@@ -182,7 +201,7 @@ impl Engine for SledEngine {
         let mut batch = ::sled::Batch::default();
         for (key, event) in changes {
             let key = key.as_bytes();
-            if let Some(old) = self.guard(|| self.db.get(key))? {
+            if let Some(old) = self.with(|db| db.get(key))? {
                 next.remove(checksum(key, &old));
             }
             match &event.value {
@@ -195,13 +214,13 @@ impl Engine for SledEngine {
             }
         }
         batch.insert(SUMMARY_KEY, &next.encode());
-        self.guard(|| self.db.apply_batch(batch))?;
+        self.with(|db| db.apply_batch(batch))?;
         *summary = next;
         Ok(())
     }
 
     fn checkpoint(&self) -> Result<(), Error> {
-        self.guard(|| self.db.flush())?;
+        self.with(|db| db.flush())?;
         sync_tree(&self.directory).map_err(|error| io_error("sync", self.directory.display().to_string(), error))
     }
 }
@@ -222,6 +241,20 @@ fn sync_tree(directory: &Path) -> io::Result<()> {
         }
     }
     fs::File::open(directory)?.sync_all()
+}
+
+/// Opens or creates sled's files.
+fn opened(directory: &Path) -> Result<::sled::Db, Error> {
+    let config = ::sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+    let begun = Instant::now();
+    loop {
+        match guard(directory, || config.open()) {
+            Err(error) if is_busy(&error) && begun.elapsed() < REOPEN_PATIENCE => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Runs a sled operation and turns its errors and panics into ours.
@@ -245,5 +278,35 @@ fn damaged(directory: &Path, what: String) -> Error {
         offset: 0,
         what,
         advice: "Restart: the state is rebuilt from the log as far as that reaches back".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(engine: &SledEngine, revision: Revision, key: &str, value: Bytes) {
+        engine.apply(&[Event { revision, key: key.into(), value: Some(value) }]).unwrap();
+    }
+
+    #[test]
+    fn a_large_scan_leaves_everything_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = SledEngine::open(directory.path()).unwrap();
+        let (count, value) = (12, Bytes::from(vec![7; 512 << 10]));
+        (1..=count).for_each(|n| put(&engine, n, &format!("/k/{n:02}"), value.clone()));
+        let again = std::thread::scope(|threads| {
+            let scans = [0, 1].map(|_| threads.spawn(|| engine.scan("/k/", None, 0).unwrap().len()));
+            put(&engine, count + 1, "/l", value.clone());
+            scans.map(|s| s.join().unwrap())
+        });
+        assert_eq!(again, [count as usize; 2]);
+        put(&engine, count + 2, "/k/01", Bytes::from_static(b"new"));
+        assert_eq!(engine.get("/k/01").unwrap().unwrap().revision, count + 2);
+        assert_eq!(engine.get("/l").unwrap().unwrap().value, value);
+        drop(engine);
+        let engine = SledEngine::open(directory.path()).unwrap();
+        assert_eq!(engine.revision().unwrap(), count + 2);
+        assert_eq!(engine.scan("/", None, 0).unwrap().len(), count as usize + 1);
     }
 }
