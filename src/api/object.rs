@@ -4,19 +4,21 @@
 mod decoded;
 pub mod labels;
 mod meta;
+mod text;
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use self::decoded::Decoded;
 pub use self::meta::{Meta, OwnerRef};
+use self::text::Text;
 use crate::resource::Resource;
 use crate::status::Status;
 
@@ -28,7 +30,7 @@ struct Head<'a> {
 
 /// An immutable API object. Cheap to share behind an `Arc`.
 pub struct Object {
-    bytes: Bytes,
+    text: Text,
     meta: meta::Held,
     revision: u64,
     typed: Decoded,
@@ -51,9 +53,10 @@ impl Object {
     pub fn from_bytes(bytes: Bytes) -> Result<Object, serde_json::Error> {
         let head: Head<'_> = serde_json::from_slice(&bytes)?;
         let revision = head.metadata.resource_version.parse().unwrap_or(0);
+        let sets = head.metadata.field_sets(&bytes);
         let meta = head.metadata.held(&bytes)?;
         Ok(Object {
-            bytes,
+            text: Text::new(bytes, &sets),
             meta,
             revision,
             typed: Decoded::default(),
@@ -70,9 +73,27 @@ impl Object {
         Object::from_bytes(Bytes::from(serde_json::to_vec(value)?))
     }
 
-    /// The JSON, as served.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    /// The JSON, as served, in one piece.
+    pub fn json(&self) -> Bytes {
+        self.text.bytes()
+    }
+
+    /// The length of the JSON in bytes.
+    pub fn size(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Appends the JSON.
+    pub fn write_json(&self, out: &mut BytesMut) {
+        self.text.write(out);
+    }
+
+    /// Reads a part of the object, of which the managed fields are no part.
+    ///
+    /// # Errors
+    /// The JSON error when the object is not such a `T`.
+    pub fn part<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.without_managed_fields())
     }
 
     /// The metadata.
@@ -93,14 +114,14 @@ impl Object {
     /// A fresh, mutable tree of the object.
     pub fn to_value(&self) -> Value {
         // The bytes were parsed when the object was made, so this cannot fail.
-        serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+        serde_json::from_slice(&self.json()).unwrap_or(Value::Null)
     }
 
     /// The JSON with no managed fields: in many objects they are the larger part.
-    fn without_managed_fields(&self) -> Cow<'_, [u8]> {
+    fn without_managed_fields(&self) -> Bytes {
         match self.meta.managed() {
-            None => Cow::Borrowed(&self.bytes),
-            Some(at) => [&self.bytes[..at.start], b"null", &self.bytes[at.end..]].concat().into(),
+            None => self.json(),
+            Some(at) => self.text.without(at).into(),
         }
     }
 
@@ -158,7 +179,7 @@ impl Object {
             Status::internal(format!("cannot decode {} as {}: {e}", self.key(), std::any::type_name::<K>()))
         })?;
         let k = Arc::new(k);
-        self.typed.set(&k, self.bytes.len());
+        self.typed.set(&k, json.len());
         Ok(k)
     }
 }

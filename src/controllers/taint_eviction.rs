@@ -47,7 +47,7 @@ fn bound_to(pod: &api::Object) -> Option<String> {
     struct Place {
         node_name: String,
     }
-    serde_json::from_slice(pod.bytes()).ok().map(|p: Placed| p.spec.node_name)
+    pod.part().ok().map(|p: Placed| p.spec.node_name)
 }
 
 /// Starts the controller.

@@ -147,7 +147,21 @@ pub(super) struct Read<'a> {
     managed_fields: Option<&'a RawValue>,
 }
 
+/// Of an entry of the managed fields.
+#[derive(Deserialize)]
+struct Entry<'a> {
+    #[serde(borrow, rename = "fieldsV1")]
+    fields: Option<&'a RawValue>,
+}
+
 impl Read<'_> {
+    /// Where this JSON has the field sets of the managed fields, in order.
+    pub(super) fn field_sets(&self, json: &[u8]) -> Vec<Range<usize>> {
+        let entries = self.managed_fields.and_then(|m| serde_json::from_str::<Vec<Entry<'_>>>(m.get()).ok());
+        let sets = entries.into_iter().flatten().filter_map(|entry| within(json, entry.fields?.get().as_bytes()));
+        sets.map(|(start, end)| start as usize..end as usize).collect()
+    }
+
     /// To be kept, of this JSON.
     ///
     /// # Errors
@@ -215,6 +229,9 @@ mod tests {
         ] {
             assert_eq!(held(json).managed().map(|at| &json[at]), found);
         }
+        let json = r#"{"managedFields": [{"fieldsV1": {"f:a": {}}}, {}, {"fieldsV1": {"f:b":{}}, "time": null}]}"#;
+        let sets = serde_json::from_str::<Read<'_>>(json).unwrap().field_sets(json.as_bytes());
+        assert_eq!(sets.into_iter().map(|at| &json[at]).collect::<Vec<_>>(), [r#"{"f:a": {}}"#, r#"{"f:b":{}}"#]);
     }
 
     #[test]

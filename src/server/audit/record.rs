@@ -150,7 +150,7 @@ impl Record {
             Ok(object) => {
                 self.names(object);
                 if self.level >= Level::RequestResponse {
-                    self.known().response = recordable(object.bytes()).map(|j| self.shown(j));
+                    self.known().response = recordable(&object.json()).map(|j| self.shown(j));
                 }
                 self.complete(success).await;
             }

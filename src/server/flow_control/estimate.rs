@@ -105,7 +105,7 @@ fn list_seats(server: &Server, info: &RequestInfo, query: &Query) -> u64 {
     let limit = query.get("limit").and_then(|l| l.parse().ok()).filter(|l| *l > 0);
     let count = if info.name.is_empty() { cache.len().min(limit.unwrap_or(usize::MAX)) } else { 1 };
     let objects = cache.objects();
-    let sizes: Vec<usize> = objects.values().take(SAMPLE).map(|o| o.bytes().len()).collect();
+    let sizes: Vec<usize> = objects.values().take(SAMPLE).map(|o| o.size()).collect();
     let average = sizes.iter().sum::<usize>() / sizes.len().max(1);
     count.saturating_mul(average).min(BYTES_AT_ONCE).div_ceil(BYTES_PER_SEAT).max(1) as u64
 }

@@ -68,7 +68,8 @@ async fn a_schema_classifies_by_its_level_and_dangles_without_it() {
     assert_eq!(&*other.schema.name, "global-default");
     let level = t.create(&gvr("prioritylevelconfigurations"), "", &level("none-left")).await;
     told(&t, "mine", "False").await;
-    // No shares, no seats.
+    // No shares, no seats: one request at a time.
+    let _first = admit(&t, &noxu).await.unwrap();
     let refused = admit(&t, &noxu).await.unwrap_err();
     assert_eq!((refused.status().as_u16(), &refused.headers()[RETRY_AFTER]), (429, &HeaderValue::from_static("1")));
     assert_eq!(refused.headers()[&SCHEMA_UID], schema.meta().uid);
@@ -126,6 +127,7 @@ async fn who_is_refused_is_recorded() {
             "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}]}]}});
     t.create(&gvr("flowschemas"), "", &schema).await;
     told(&t, "mine", "False").await;
+    let _first = admit(&t, &User::authenticated("system:anonymous", &["system:unauthenticated"])).await.unwrap();
     let request = http::Request::builder().uri("/version").body(RequestBody::empty()).unwrap();
     assert_eq!(t.server.serve(request).await.status().as_u16(), 429);
     cancel.cancel();

@@ -36,10 +36,24 @@ enum Items {
 }
 
 impl Items {
-    fn get(&self, at: usize) -> Option<&Bytes> {
+    fn bytes(&self) -> usize {
         match self {
-            Items::Stored(all) => all.get(at).map(|o| o.bytes()),
-            Items::Converted(all) => all.get(at),
+            Items::Stored(all) => all.iter().map(|o| o.size()).sum(),
+            Items::Converted(all) => all.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    fn count(&self) -> usize {
+        match self {
+            Items::Stored(all) => all.len(),
+            Items::Converted(all) => all.len(),
+        }
+    }
+
+    fn write(&self, at: usize, out: &mut BytesMut) {
+        match self {
+            Items::Stored(all) => all[at].write_json(out),
+            Items::Converted(all) => out.put_slice(&all[at]),
         }
     }
 }
@@ -56,9 +70,8 @@ impl JsonList {
             None => Items::Stored(page.items.clone()),
             Some(_) => Items::Converted(page.items.iter().map(|o| respond::served_bytes(resource, o)).collect()),
         };
-        let bytes: usize = (0..page.items.len()).filter_map(|at| items.get(at)).map(Bytes::len).sum();
         let commas = page.items.len().saturating_sub(1);
-        let left = head.len() + bytes + commas + END.len();
+        let left = head.len() + items.bytes() + commas + END.len();
         JsonList { head: head.into(), items, at: 0, left }
     }
 
@@ -78,13 +91,11 @@ impl JsonList {
     fn piece(&mut self, size: usize) -> Bytes {
         let mut piece = BytesMut::with_capacity(self.left.min(size.saturating_add(size / 4)));
         piece.put_slice(&std::mem::take(&mut self.head));
-        while piece.len() < size
-            && let Some(item) = self.items.get(self.at)
-        {
+        while piece.len() < size && self.at < self.items.count() {
             if self.at > 0 {
                 piece.put_u8(b',');
             }
-            piece.put_slice(item);
+            self.items.write(self.at, &mut piece);
             self.at += 1;
         }
         if piece.len() + END.len() == self.left {

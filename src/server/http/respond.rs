@@ -171,8 +171,8 @@ pub fn table(
 /// The JSON of an object in the version that the resource serves; shared when it is the stored one.
 pub fn served_bytes(resource: &Resource, o: &Object) -> Bytes {
     let version = match &resource.convert {
-        None => return o.bytes().clone(),
-        Some(Convert::Custom(version)) if version.leaves(o) => return o.bytes().clone(),
+        None => return o.json(),
+        Some(Convert::Custom(version)) if version.leaves(o) => return o.json(),
         Some(Convert::Custom(version)) => Some(version),
         Some(Convert::Builtin { .. }) => None,
     };
@@ -182,7 +182,7 @@ pub fn served_bytes(resource: &Resource, o: &Object) -> Bytes {
         // Most objects are stored as they are served; of these it is found out once.
         Some(version) if *served == stored => {
             version.found_to_leave(o);
-            o.bytes().clone()
+            o.json()
         }
         _ => Bytes::from(served.to_string()),
     }

@@ -66,8 +66,8 @@ impl Change {
 impl CacheEvent {
     /// What it takes in memory beside the objects that are there now, roughly.
     pub(super) fn kept_bytes(&self) -> usize {
-        let replaced = self.old.as_ref().map_or(0, |o| o.bytes().len() + OVERHEAD);
-        let deleted = if self.change == Change::Deleted { self.object.bytes().len() + OVERHEAD } else { 0 };
+        let replaced = self.old.as_ref().map_or(0, |o| o.size() + OVERHEAD);
+        let deleted = if self.change == Change::Deleted { self.object.size() + OVERHEAD } else { 0 };
         OVERHEAD + replaced + deleted
     }
 

@@ -79,7 +79,7 @@ async fn a_watch_from_before_a_restart_is_told_every_event_once() {
     assert_eq!(told(&caches, b), all[2..]);
     assert_eq!(told(&caches, d), []);
     let deleted = watch(&caches, c).unwrap().past.remove(0).1;
-    assert!(std::str::from_utf8(deleted.object.bytes()).unwrap().contains("updated"), "the last state");
+    assert!(std::str::from_utf8(&deleted.object.json()).unwrap().contains("updated"), "the last state");
 
     let cache = caches.get(PREFIX).unwrap();
     let at = |revision| names(&cache.objects_at(revision).unwrap());
