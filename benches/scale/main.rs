@@ -234,6 +234,11 @@ async fn measure(subject: &Subject) -> Result<Figures> {
         &mut figures,
     )
     .await?;
+    // What the server takes to work at all, its code in memory first, is not what an object takes.
+    together(subject, objects / 10, |n| {
+        (definitions::path(n % count), definitions::object(n % count, &format!("first-{n}")))
+    })
+    .await?;
     let spread =
         fill(subject, &format!("{objects} objects of {count} kinds"), objects, |n| n % count, &mut figures).await?;
     let last = count;
