@@ -42,6 +42,8 @@ pub(super) struct Text {
     own: Bytes,
     /// The shared parts in order, each with where it comes in `own`.
     shared: Box<[(u32, Arc<[u8]>)]>,
+    /// Of all together; a list adds up thousands.
+    length: usize,
 }
 
 impl Text {
@@ -51,7 +53,7 @@ impl Text {
         let long = parts.iter().filter(|p| p.len() >= LEAST);
         let parts: Vec<&Range<usize>> = if u32::try_from(json.len()).is_ok() { long.collect() } else { Vec::new() };
         if parts.is_empty() {
-            return Text { own: json, shared: Box::default() };
+            return Text { length: json.len(), own: json, shared: Box::default() };
         }
         let mut own = Vec::with_capacity(json.len() - parts.iter().map(|p| p.len()).sum::<usize>());
         let mut shared = Vec::with_capacity(parts.len());
@@ -62,15 +64,16 @@ impl Text {
             copied = part.end;
         }
         own.extend_from_slice(&json[copied..]);
-        Text { own: own.into(), shared: shared.into() }
+        Text { length: json.len(), own: own.into(), shared: shared.into() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.own.len() + self.shared.iter().map(|(_, part)| part.len()).sum::<usize>()
+        self.length
     }
 
     /// Appends the text.
     pub(super) fn write(&self, out: &mut BytesMut) {
+        out.reserve(self.length);
         let mut written = 0;
         for (at, part) in &self.shared {
             let at = *at as usize;
