@@ -133,7 +133,11 @@ impl SledEngine {
         if let Some(open) = &*db {
             guard(&self.directory, || open.flush())?;
         }
-        *db = None;
+        let closed = db.take();
+        guard(&self.directory, || {
+            drop(closed);
+            Ok(())
+        })?;
         let open = opened(&self.directory)?;
         let noted = guard(&self.directory, || open.get(SUMMARY_KEY))?.and_then(|bytes| Summary::decode(&bytes));
         if noted.unwrap_or_default() != *summary {
