@@ -53,7 +53,6 @@ pub struct Meta<'a> {
 }
 
 /// What few objects have.
-#[derive(Default)]
 struct Lifecycle {
     finalizers: Vec<String>,
     owner_references: Vec<OwnerRef>,
