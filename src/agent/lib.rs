@@ -139,13 +139,13 @@ async fn assemble(
     let recorder = EventRecorder::new(client.clone(), "kubelet", &config.node_name, tasks, cancel.clone());
     let pods_cell: Arc<OnceLock<Weak<Pods>>> = Arc::default();
     let for_objects = pods_cell.clone();
-    let on_object = Arc::new(move |uids: &[String]| {
+    let on_object = Arc::new(move |uid: &str| {
         if let Some(pods) = for_objects.get().and_then(Weak::upgrade) {
-            pods.volumes_changed(uids);
+            pods.volumes_changed(uid);
         }
     });
     let shared = Arc::new(Shared {
-        objects: kubelet::objects::Objects::new(client.clone(), tasks.clone(), cancel.clone(), on_object),
+        objects: kubelet::objects::Objects::new(informers.clone(), on_object),
         images: kubelet::images::Images::new(
             runtime.clone(),
             recorder.clone(),

@@ -5,8 +5,10 @@
 //! server process the cache holds no second copy.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -105,6 +107,8 @@ impl Cache {
 #[derive(Clone)]
 pub struct Informer {
     inner: Arc<Inner>,
+    /// The subscription it belongs to; handlers go with it.
+    subscription: Option<u64>,
 }
 
 struct Inner {
@@ -112,8 +116,8 @@ struct Inner {
     gvr: Gvr,
     params: ListParams,
     cache: RwLock<Cache>,
-    /// Handlers run in the informer's task, in order, and must not block.
-    handlers: Mutex<Vec<Handler>>,
+    /// Handlers run in the informer's task, in order, and must not block. Each with its subscription.
+    handlers: Mutex<Vec<(Option<u64>, Handler)>>,
     synced: watch::Sender<bool>,
 }
 
@@ -135,6 +139,7 @@ impl Informer {
                 handlers: Mutex::default(),
                 synced: watch::Sender::new(false),
             }),
+            subscription: None,
         }
     }
 
@@ -159,14 +164,15 @@ impl Informer {
     }
 
     /// Calls `handler` with every change from now on, after calling it once for each object
-    /// that is already there. It runs in the informer's task and must not block.
+    /// that is already there. It runs in the informer's task and must not block. A handler
+    /// added through a [`Subscription`] goes with it.
     pub fn on_change(&self, handler: impl Fn(&Change) + Send + Sync + 'static) {
         // The handlers' lock is held for the replay, so that no change can slip in between.
         let mut handlers = self.inner.handlers.lock().unwrap_or_else(|e| e.into_inner());
         for object in self.objects() {
             handler(&Change { old: None, new: Some(object) });
         }
-        handlers.push(Box::new(handler));
+        handlers.push((self.subscription, Box::new(handler)));
     }
 
     /// The object of a key (`namespace/name` or `name`).
@@ -201,12 +207,7 @@ impl Informer {
         self.by_index(index, value).into_iter().filter_map(decoded).collect()
     }
 
-    /// Whether another one is this one.
-    pub fn is_same(&self, other: &Informer) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
-    }
-
-    /// Waits until the first list has been taken in.
+    /// Waits until the first list has been taken in: for ever when the informer ends before that.
     pub async fn synced(&self) {
         let mut rx = self.inner.synced.subscribe();
         // The sender lives as long as `self`.
@@ -225,7 +226,7 @@ impl Informer {
             return;
         }
         let change = Change { old, new };
-        for handler in handlers.iter() {
+        for (_, handler) in handlers.iter() {
             handler(&change);
         }
     }
@@ -328,6 +329,38 @@ pub struct Informers {
 struct Made {
     informer: Informer,
     cancel: CancellationToken,
+    /// Selected, not only subscribed to: it runs as long as the factory.
+    kept: bool,
+    subscriptions: BTreeSet<u64>,
+}
+
+/// The use of an [`Informer`] whose resource may go away: the informer ends with its last
+/// subscription, and the handlers that were added through this one are not called after its drop.
+pub struct Subscription {
+    informers: Informers,
+    selection: (Gvr, ListParams),
+    id: u64,
+    informer: Informer,
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Subscription({:?})", self.selection.0)
+    }
+}
+
+impl Deref for Subscription {
+    type Target = Informer;
+
+    fn deref(&self) -> &Informer {
+        &self.informer
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.informers.end(&self.selection, self.id);
+    }
 }
 
 struct FactoryInner {
@@ -335,6 +368,8 @@ struct FactoryInner {
     tasks: TaskTracker,
     cancel: CancellationToken,
     made: Mutex<HashMap<(Gvr, ListParams), Made>>,
+    /// How many subscriptions there were.
+    subscriptions: AtomicU64,
 }
 
 impl std::fmt::Debug for Informers {
@@ -346,7 +381,15 @@ impl std::fmt::Debug for Informers {
 impl Informers {
     /// A factory whose informers read through `client`, run on `tasks` and end with `cancel`.
     pub fn new(client: Client, tasks: TaskTracker, cancel: CancellationToken) -> Informers {
-        Informers { inner: Arc::new(FactoryInner { client, tasks, cancel, made: Mutex::default() }) }
+        Informers {
+            inner: Arc::new(FactoryInner {
+                client,
+                tasks,
+                cancel,
+                made: Mutex::default(),
+                subscriptions: AtomicU64::new(0),
+            }),
+        }
     }
 
     /// The informer of all objects of a kind, made and started at the first call.
@@ -354,40 +397,59 @@ impl Informers {
         self.select(Gvr::of::<K>(), ListParams::all())
     }
 
-    /// The informer of a selection, made and started at the first call.
+    /// The informer of a selection, made and started at the first call. It runs as long as the
+    /// factory.
     pub fn select(&self, gvr: Gvr, params: ListParams) -> Informer {
-        let mut made = self.inner.made.lock().unwrap_or_else(|e| e.into_inner());
-        made.entry((gvr.clone(), params.clone()))
-            .or_insert_with(|| {
-                let informer = Informer::new(self.inner.client.clone(), gvr, params);
-                let (task, cancel) = (informer.clone(), self.inner.cancel.child_token());
-                let ends = cancel.clone();
-                self.inner.tasks.spawn(async move {
-                    let _ = ends.run_until_cancelled(task.run()).await;
-                    task.end();
-                });
-                Made { informer, cancel }
-            })
-            .informer
-            .clone()
+        self.made(&(gvr, params), |made| {
+            made.kept = true;
+            made.informer.clone()
+        })
     }
 
-    /// Ends the informer of a selection, whoever uses it: its resource is no longer served.
-    pub fn forget(&self, gvr: &Gvr, params: &ListParams) {
-        let mut made = self.inner.made.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(m) = made.remove(&(gvr.clone(), params.clone())) {
-            m.cancel.cancel();
-        }
+    /// The informer of a selection that is not needed for ever, made and started when it does
+    /// not run yet.
+    pub fn subscribe(&self, gvr: Gvr, params: ListParams) -> Subscription {
+        let (id, selection) = (self.inner.subscriptions.fetch_add(1, Ordering::Relaxed), (gvr, params));
+        let informer = self.made(&selection, |made| {
+            made.subscriptions.insert(id);
+            Informer { subscription: Some(id), ..made.informer.clone() }
+        });
+        Subscription { informers: self.clone(), selection, id, informer }
     }
 
-    /// Waits for the first list of every informer made so far.
-    pub async fn synced(&self) {
-        let mut all: VecDeque<Informer> = {
-            let made = self.inner.made.lock().unwrap_or_else(|e| e.into_inner());
-            made.values().map(|m| m.informer.clone()).collect()
+    fn made<T>(&self, selection: &(Gvr, ListParams), with: impl FnOnce(&mut Made) -> T) -> T {
+        let mut made = self.inner.made.lock().unwrap_or_else(|e| e.into_inner());
+        with(made.entry(selection.clone()).or_insert_with(|| self.start(selection.clone())))
+    }
+
+    fn start(&self, (gvr, params): (Gvr, ListParams)) -> Made {
+        let informer = Informer::new(self.inner.client.clone(), gvr, params);
+        let (task, cancel) = (informer.clone(), self.inner.cancel.child_token());
+        let ends = cancel.clone();
+        self.inner.tasks.spawn(async move {
+            let _ = ends.run_until_cancelled(task.run()).await;
+            task.end();
+        });
+        Made { informer, cancel, kept: false, subscriptions: BTreeSet::new() }
+    }
+
+    /// Ends a subscription, and the informer with the last one.
+    fn end(&self, selection: &(Gvr, ListParams), subscription: u64) {
+        let informer = {
+            let mut all = self.inner.made.lock().unwrap_or_else(|e| e.into_inner());
+            let Some(made) = all.get_mut(selection) else { return };
+            made.subscriptions.remove(&subscription);
+            let informer = made.informer.clone();
+            if made.subscriptions.is_empty() && !made.kept {
+                made.cancel.cancel();
+                all.remove(selection);
+            }
+            informer
         };
-        while let Some(informer) = all.pop_front() {
-            informer.synced().await;
-        }
+        // Without the factory's lock: a handler may be asking for an informer just now.
+        informer.inner.handlers.lock().unwrap_or_else(|e| e.into_inner()).retain(|(of, _)| *of != Some(subscription));
     }
 }
+
+#[cfg(test)]
+mod tests;

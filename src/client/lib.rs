@@ -30,6 +30,6 @@ pub mod workqueue;
 pub use api::{Api, Call, Client, Event, Gvr, Kind, List, ListParams, PatchKind, Verb, Watch};
 pub use events::EventRecorder;
 pub use https::Https;
-pub use informer::{Informer, Informers};
+pub use informer::{Informer, Informers, Subscription};
 pub use liveness::Liveness;
 pub use workqueue::WorkQueue;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use api::{Object, OwnerRef, Status};
 use async_trait::async_trait;
 use client::api::{Call, Gvr, ListParams, PatchKind, Verb};
-use client::{Client, Informer};
+use client::{Client, Informer, Subscription};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -29,6 +29,8 @@ const FOREGROUND: &str = "foregroundDeletion";
 const WORKERS: usize = 8;
 /// Definitions come and go many at a time, and discovery is asked once for all of them.
 const GATHERED: Duration = Duration::from_secs(1);
+/// How long the first lists may take; upstream's.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where an object lives.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -96,14 +98,12 @@ pub fn start(context: &Context) {
     let changed = Arc::new(Notify::new());
     let definitions = Gvr::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
     let services = Gvr::new("apiregistration.k8s.io", "v1", "apiservices");
-    let [definitions, services] = [definitions, services].map(|g| context.informers.select(g, ListParams::all()));
-    for source in [&definitions, &services] {
+    for gvr in [definitions, services] {
         let notify = changed.clone();
-        source.on_change(move |_| notify.notify_one());
+        context.informers.select(gvr, ListParams::all()).on_change(move |_| notify.notify_one());
     }
     let mut sources = Sources {
         context: context.clone(),
-        definitions,
         graph: Arc::default(),
         queue: Queue::default(),
         kinds: Arc::default(),
@@ -117,7 +117,7 @@ pub fn start(context: &Context) {
                 Ok((found, unknown)) => {
                     sources.follow(found, &unknown);
                     if !std::mem::replace(&mut begun, true) {
-                        sources.collect(client.clone());
+                        sources.collect(client.clone()).await;
                     }
                     changed.notified().await;
                     tokio::time::sleep(GATHERED).await;
@@ -142,11 +142,10 @@ async fn resources(client: &Client) -> Result<(Vec<Found>, Vec<String>), Status>
 /// Everything that is watched.
 struct Sources {
     context: Context,
-    definitions: Informer,
     graph: Arc<RwLock<Graph>>,
     queue: Queue,
     kinds: Kinds,
-    watched: HashMap<Gvr, Informer>,
+    watched: HashMap<Gvr, Subscription>,
 }
 
 impl Sources {
@@ -155,31 +154,27 @@ impl Sources {
     fn follow(&mut self, found: Vec<Found>, unknown: &[String]) {
         let served: HashSet<&Gvr> = found.iter().map(|f| &f.gvr).collect();
         let is_known = |g: &Gvr| !unknown.contains(&format!("{}/{}", g.group, g.version));
-        // Defined again since it was looked for: others may be counting on its informer already.
-        let is_back = |g: &Gvr| self.definitions.object(&format!("{}.{}", g.plural, g.group)).is_some();
-        let is_gone = |g: &Gvr| !served.contains(g) && is_known(g) && !is_back(g);
+        let is_gone = |g: &Gvr| !served.contains(g) && is_known(g);
         let gone: Vec<Gvr> = self.watched.keys().filter(|g| is_gone(g)).cloned().collect();
         for gvr in gone {
             self.watched.remove(&gvr);
-            self.context.informers.forget(&gvr, &ListParams::all());
             let mut graph = self.graph.write().unwrap_or_else(|e| e.into_inner());
             let objects: Vec<_> = graph.objects.values().filter(|(p, _)| p.gvr == gvr).cloned().collect();
             objects.iter().for_each(|(place, o)| graph.set(place, Some(o), None));
         }
         let mut kinds = HashMap::new();
         for Found { gvr, kind, namespaced } in found {
-            let known = match self.watched.get(&gvr) {
-                Some(informer) => informer.clone(),
-                None => self.watch(&gvr),
-            };
-            self.watched.insert(gvr.clone(), known.clone());
+            if !self.watched.contains_key(&gvr) {
+                self.watched.insert(gvr.clone(), self.watch(&gvr));
+            }
+            let known = Informer::clone(&self.watched[&gvr]);
             kinds.insert((gvr.group.to_string(), kind), Owners { gvr, namespaced, known });
         }
         *self.kinds.write().unwrap_or_else(|e| e.into_inner()) = kinds;
     }
 
-    fn watch(&self, gvr: &Gvr) -> Informer {
-        let informer = self.context.informers.select(gvr.clone(), ListParams::all());
+    fn watch(&self, gvr: &Gvr) -> Subscription {
+        let informer = self.context.informers.subscribe(gvr.clone(), ListParams::all());
         let (graph, queue, gvr) = (self.graph.clone(), self.queue.clone(), gvr.clone());
         informer.on_change(move |c| {
             let m = c.object().meta();
@@ -206,11 +201,16 @@ impl Sources {
         informer
     }
 
-    /// Starts the workers.
-    fn collect(&self, client: Client) {
+    /// Starts the workers once all is known that can be listed.
+    async fn collect(&self, client: Client) {
+        let listed = futures::future::join_all(self.watched.values().map(|s| s.synced()));
+        if tokio::time::timeout(PATIENCE, listed).await.is_err() {
+            let missing: Vec<String> =
+                self.watched.iter().filter(|(_, s)| !s.is_synced()).map(|(g, _)| g.plural.to_string()).collect();
+            tracing::warn!(?missing, "garbage collection begins without resources that are not listed");
+        }
         let controller = GarbageCollector { client, graph: self.graph.clone(), kinds: self.kinds.clone() };
-        let caches = self.watched.values().cloned().collect();
-        runtime::run(&self.context, Arc::new(controller), self.queue.clone(), caches, WORKERS);
+        runtime::run(&self.context, Arc::new(controller), self.queue.clone(), Vec::new(), WORKERS);
     }
 }
 

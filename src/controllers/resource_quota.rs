@@ -27,8 +27,10 @@ use crate::runtime::{self, Action, Context, Controller, Queue};
 use custom::Custom;
 
 const NAME: &str = "resourcequota-controller";
-/// When a charge is checked against what is really there.
-const RECOUNT: Duration = Duration::from_secs(300);
+/// When a charge is checked against what is really there: what was charged for may never have
+/// been stored, or have come and gone while nobody could see it (the informer of a definition that
+/// was just made again is still listing).
+const RECOUNT: Duration = Duration::from_secs(10);
 
 struct QuotaController {
     client: Client,

@@ -118,6 +118,19 @@ fn a_definition_that_is_wrong_or_in_the_way_says_so() {
     eventually("its name is free", || accepted("status") == "True");
 }
 
+/// What was charged for may be gone before the controller has seen it.
+#[test]
+fn a_charge_for_nothing_is_given_back() {
+    let c = Cluster::start();
+    c.apply("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: q}\nspec: {hard: {configmaps: 5}}\n");
+    let used = || c.field(&["quota", "q"], ".status.used.configmaps");
+    eventually("the quota is counted", || !used().is_empty());
+    let counted = used();
+    c.kubectl(&["patch", "quota", "q", "--subresource=status", "-p", r#"{"status":{"used":{"configmaps":"4"}}}"#]);
+    assert_eq!(used(), "4");
+    eventually("what is there is counted", || used() == counted);
+}
+
 #[test]
 fn a_quota_counts_custom_resources() {
     let c = Cluster::start();

@@ -1,14 +1,12 @@
 //! The ConfigMaps and Secrets that pods here refer to, each watched by itself for as long as a pod
 //! uses it: the Node authorizer lets a kubelet see nothing else of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use api::k8s::core::v1::{ConfigMap, Secret};
-use client::{Client, Gvr, Informer, Informers, ListParams};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use client::{Gvr, Informer, Informers, ListParams, Subscription};
 
 /// How long a pod waits for the first answer about an object before it tries again.
 const FIRST: Duration = Duration::from_secs(30);
@@ -79,23 +77,16 @@ impl Data {
     }
 }
 
-type Key = (Kind, String, String);
+/// Called with the UID of a pod one of whose objects changed.
+pub type OnChange = Arc<dyn Fn(&str) + Send + Sync>;
 
-struct Watched {
-    informer: Informer,
-    end: CancellationToken,
-    users: HashSet<String>,
-}
-
-/// Called with the UIDs of the pods whose object changed.
-pub type OnChange = Arc<dyn Fn(&[String]) + Send + Sync>;
+/// What a pod, by its UID, refers to.
+type Reference = (Kind, String, String);
 
 /// See the module.
 pub struct Objects {
-    client: Client,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-    watched: Arc<Mutex<HashMap<Key, Watched>>>,
+    informers: Informers,
+    watched: Mutex<HashMap<String, HashMap<Reference, Subscription>>>,
     on_change: OnChange,
 }
 
@@ -107,39 +98,25 @@ impl std::fmt::Debug for Objects {
 
 impl Objects {
     /// None are watched yet.
-    pub fn new(client: Client, tasks: TaskTracker, cancel: CancellationToken, on_change: OnChange) -> Objects {
-        Objects { client, tasks, cancel, watched: Arc::default(), on_change }
+    pub fn new(informers: Informers, on_change: OnChange) -> Objects {
+        Objects { informers, watched: Mutex::default(), on_change }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, HashMap<Reference, Subscription>>> {
+        self.watched.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn informer(&self, user: &str, kind: Kind, namespace: &str, name: &str) -> Informer {
-        let key = (kind, namespace.to_owned(), name.to_owned());
-        let (informer, fresh) = {
-            let mut watched = self.watched.lock().unwrap_or_else(|e| e.into_inner());
-            let mut fresh = false;
-            let entry = watched.entry(key.clone()).or_insert_with(|| {
-                fresh = true;
-                let end = self.cancel.child_token();
-                let informers = Informers::new(self.client.clone(), self.tasks.clone(), end.clone());
-                let params = ListParams { namespace: namespace.to_owned(), ..ListParams::field("metadata.name", name) };
-                Watched { informer: informers.select(kind.gvr(), params), end, users: HashSet::new() }
-            });
-            entry.users.insert(user.to_owned());
-            (entry.informer.clone(), fresh)
-        };
-        if fresh {
-            // Without the lock: the handler takes it, and is called at once for what is there.
-            let (all, on_change) = (Arc::downgrade(&self.watched), self.on_change.clone());
-            informer.on_change(move |_| {
-                let Some(all) = all.upgrade() else { return };
-                let users: Vec<String> = all
-                    .lock()
-                    .unwrap_or_else(|e| e.into_inner())
-                    .get(&key)
-                    .map(|w| w.users.iter().cloned().collect())
-                    .unwrap_or_default();
-                on_change(&users);
-            });
+        let reference = (kind, namespace.to_owned(), name.to_owned());
+        if let Some(watched) = self.lock().get(user).and_then(|of| of.get(&reference)) {
+            return Informer::clone(watched);
         }
+        let params = ListParams { namespace: namespace.to_owned(), ..ListParams::field("metadata.name", name) };
+        let subscription = self.informers.subscribe(kind.gvr(), params);
+        let informer = Informer::clone(&subscription);
+        let (uid, on_change) = (user.to_owned(), self.on_change.clone());
+        subscription.on_change(move |_| on_change(&uid));
+        self.lock().entry(user.to_owned()).or_default().insert(reference, subscription);
         informer
     }
 
@@ -171,13 +148,7 @@ impl Objects {
 
     /// A pod is gone: what nobody else uses is not watched any more.
     pub fn release(&self, user: &str) {
-        let mut watched = self.watched.lock().unwrap_or_else(|e| e.into_inner());
-        watched.retain(|_, w| {
-            w.users.remove(user);
-            if w.users.is_empty() {
-                w.end.cancel();
-            }
-            !w.users.is_empty()
-        });
+        let released = self.lock().remove(user);
+        drop(released);
     }
 }

@@ -181,9 +181,8 @@ impl Pods {
     }
 
     /// An object that these pods use has changed.
-    pub fn volumes_changed(&self, uids: &[String]) {
-        let workers = self.workers();
-        for e in uids.iter().filter_map(|u| workers.get(u)) {
+    pub fn volumes_changed(&self, uid: &str) {
+        if let Some(e) = self.workers().get(uid) {
             e.handle.volumes_changed.store(true, Ordering::Relaxed);
             e.handle.wake.notify_one();
         }

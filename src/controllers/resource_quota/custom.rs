@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::Status;
 use api::custom::{is_true, priority};
-use client::{Gvr, Informer, ListParams};
+use client::{Gvr, Informer, ListParams, Subscription};
 use serde_json::Value;
 
 use super::{enqueue_quotas, hard};
@@ -24,7 +24,7 @@ pub(super) struct Custom {
     queue: Queue,
     definitions: Informer,
     /// By `<plural>.<group>`.
-    followed: Mutex<HashMap<String, Informer>>,
+    followed: Mutex<HashMap<String, (Gvr, Subscription)>>,
 }
 
 /// The version of a definition that everybody follows: the preferred one.
@@ -69,20 +69,28 @@ impl Custom {
     pub(super) async fn counted(&self, name: &str) -> Result<Option<(Gvr, Informer)>, Status> {
         let Some(qualified) = name.strip_prefix("count/") else { return Ok(None) };
         // A definition has the name of its resource.
-        let Some(gvr) = self.definitions.object(qualified).and_then(|d| preferred(&d.to_value())) else {
-            return Ok(None);
-        };
-        let informer = self.context.informers.select(gvr.clone(), ListParams::all());
-        let before = {
-            let mut followed = self.followed.lock().unwrap_or_else(|e| e.into_inner());
-            followed.insert(qualified.to_owned(), informer.clone())
-        };
-        if !before.is_some_and(|b| b.is_same(&informer)) {
-            index_by_namespace(&informer);
-            enqueue_quotas(&informer, &gvr.group, &gvr.plural, &self.quotas, &self.queue);
-        }
+        let gvr = self.definitions.object(qualified).and_then(|d| preferred(&d.to_value()));
+        let Some((gvr, informer)) = self.follow(qualified, gvr) else { return Ok(None) };
         let synced = tokio::time::timeout(PATIENCE, informer.synced()).await;
         synced.map_err(|_| Status::unavailable(format!("{qualified} cannot be counted: it is not listed")))?;
         Ok(Some((gvr, informer)))
+    }
+
+    /// Follows what is served under a name now, and that alone.
+    fn follow(&self, qualified: &str, served: Option<Gvr>) -> Option<(Gvr, Informer)> {
+        let mut followed = self.followed.lock().unwrap_or_else(|e| e.into_inner());
+        let Some(gvr) = served else {
+            followed.remove(qualified);
+            return None;
+        };
+        if let Some((_, informer)) = followed.get(qualified).filter(|(of, _)| *of == gvr) {
+            return Some((gvr, Informer::clone(informer)));
+        }
+        let subscription = self.context.informers.subscribe(gvr.clone(), ListParams::all());
+        index_by_namespace(&subscription);
+        enqueue_quotas(&subscription, &gvr.group, &gvr.plural, &self.quotas, &self.queue);
+        let informer = Informer::clone(&subscription);
+        followed.insert(qualified.to_owned(), (gvr.clone(), subscription));
+        Some((gvr, informer))
     }
 }
