@@ -58,41 +58,63 @@ pub fn decode(body: &[u8], yaml: bool, t: &TypeRef) -> Result<Decoded, Status> {
     Ok(decoded)
 }
 
-/// Parses and checks a configuration that is to be applied. What upstream refuses there is refused
-/// whatever the field validation: fields that the type does not have; with `strict` also keys that
-/// occur twice.
+/// A configuration that is to be applied.
+#[derive(Debug)]
+pub struct Configuration {
+    /// As it was sent.
+    pub sent: Value,
+    /// As it was understood.
+    pub decoded: Decoded,
+}
+
+/// Parses and checks a configuration that is to be applied to an object of the type. What upstream
+/// refuses there is refused whatever the field validation: fields that the type does not have; with
+/// `strict` also keys that occur twice.
 ///
 /// # Errors
 /// 400 or 500, as upstream.
-pub fn decode_applied(body: &[u8], t: &TypeRef, strict: bool) -> Result<Decoded, Status> {
-    let decoded = decode(body, true, t)?;
-    if strict && let Some(path) = decoded.duplicate.first() {
+pub fn decode_applied(body: &[u8], t: &TypeRef, strict: bool) -> Result<Configuration, Status> {
+    let refused = |e: String| Status::bad_request(format!("error decoding YAML: {e}"));
+    let (sent, duplicate) = tree::parse(body, true).map_err(refused)?;
+    if strict && let Some(path) = duplicate.first() {
         let key = path.rsplit('.').next().unwrap_or_default();
         let line = tree::line_of_duplicate(body).unwrap_or_default();
         return Err(Status::bad_request(format!(
             "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map"
         )));
     }
-    let undeclared: Vec<String> =
-        decoded.unknown.iter().map(|p| format!(".{p}: field not declared in schema")).collect();
-    if undeclared.is_empty() {
-        return Ok(decoded);
+    if !sent.is_object() {
+        let kind = check::json_kind(&sent);
+        return Err(refused(format!(
+            "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"
+        )));
     }
-    let what = if undeclared.len() == 1 { String::new() } else { "errors:\n  ".to_owned() };
-    let meta = &decoded.value["metadata"];
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    Err(Status::new(
-        500,
-        "",
-        format!(
-            "failed to create typed patch object ({}/{}; {}, Kind={}): {what}{}",
-            text(&meta["namespace"]),
-            text(&meta["name"]),
-            text(&decoded.value["apiVersion"]),
-            text(&decoded.value["kind"]),
-            undeclared.join("\n  ")
-        ),
-    ))
+    let (api_version, kind) = (text(&sent["apiVersion"]), text(&sent["kind"]));
+    // As Go prints a group, version and kind.
+    let shown = match api_version.contains('/') {
+        true => format!("{api_version}, Kind={kind}"),
+        false => format!("/{api_version}, Kind={kind}"),
+    };
+    if let Some((group, version, expected)) = t.group_version_kind()
+        && (crate::resource::api_version(group, version) != api_version || kind != expected)
+    {
+        return Err(Status::bad_request(format!("invalid object type: {shown}")));
+    }
+    if nests_deeper(&sent, NESTING_MAX) {
+        return Err(refused(tree::TOO_DEEP.to_owned()));
+    }
+    let problems = crate::managed::problems(&sent, t);
+    if !problems.is_empty() {
+        let what = if problems.len() == 1 { "" } else { "errors:\n  " };
+        let (meta, problems) = (&sent["metadata"], problems.join("\n  "));
+        let (namespace, name) = (text(&meta["namespace"]), text(&meta["name"]));
+        let message = format!("failed to create typed patch object ({namespace}/{name}; {shown}): {what}{problems}");
+        return Err(Status::new(500, "", message));
+    }
+    let mut decoded = check(sent.clone(), t)?;
+    decoded.duplicate = duplicate;
+    Ok(Configuration { sent, decoded })
 }
 
 /// Checks a tree (for example after a patch) against a type.

@@ -20,6 +20,7 @@ pub mod object;
 pub mod openapi;
 pub mod patch;
 pub mod pod_resources;
+mod printed;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

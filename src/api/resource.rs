@@ -82,9 +82,9 @@ pub trait Strategy: Send + Sync {
     fn prepare_update(&self, _new: &mut Value, _old: &Value) {}
     /// Before an update of `status`: beyond copying everything but status from the old object.
     fn prepare_status(&self, _new: &mut Value, _old: &Value) {}
-    /// Whether an update of the status leaves labels, annotations and the like as they are.
-    fn status_keeps_metadata(&self) -> bool {
-        false
+    /// Which metadata an update of the status leaves as they are, besides owner references and finalizers.
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &[]
     }
     /// Before an update of another part of the object, by its subresource: copies over what that
     /// may not change. The default lets it change nothing but metadata.
@@ -280,19 +280,20 @@ impl std::fmt::Debug for Resource {
     }
 }
 
+/// `v1` or `apps/v1`.
+pub fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
 impl Resource {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+        api_version(&self.group, &self.version)
     }
 
     /// `v1` or `apps/v1` of the stored objects.
     pub fn storage_api_version(&self) -> String {
-        if self.storage_group.is_empty() {
-            self.storage_version.clone()
-        } else {
-            format!("{}/{}", self.storage_group, self.storage_version)
-        }
+        api_version(&self.storage_group, &self.storage_version)
     }
 
     /// Whether objects are stored in this very group and version.

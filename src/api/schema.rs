@@ -267,6 +267,11 @@ impl TypeRef {
         self.definition().map(|d| d.fields.iter().map(|f| &*f.name).collect()).unwrap_or_default()
     }
 
+    /// Whether this is a struct with a field of this name.
+    pub fn declares(&self, name: &str) -> bool {
+        self.definition().is_some_and(|d| d.fields.binary_search_by(|f| (*f.name).cmp(name)).is_ok())
+    }
+
     /// Whether a field of a struct must be there.
     pub fn is_required(&self, name: &str) -> bool {
         self.definition().is_some_and(|d| d.fields.iter().any(|f| &*f.name == name && f.required))

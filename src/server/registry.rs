@@ -11,10 +11,9 @@ pub(crate) mod prepare;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use api::codec::Decoded;
+use api::codec::{Configuration, Decoded};
 use api::managed::Manager;
 use api::protobuf::{Unset, drop_unset, put_unset};
-use api::schema::{Schemas, TypeRef};
 use api::time::rfc3339;
 use api::{Object, Resource, Status};
 use jiff::Timestamp;
@@ -71,8 +70,8 @@ pub struct WriteContext {
     pub warnings: Arc<Warnings>,
     /// Where the request is recorded, if it is.
     pub audit: Option<Arc<Record>>,
-    /// Whether admission has been passed already, by what a subresource is written with.
-    pub admitted: bool,
+    /// Whether it is written through `scale`, which has passed admission itself.
+    pub scaled: bool,
 }
 
 impl WriteContext {
@@ -88,7 +87,7 @@ impl WriteContext {
             field_manager,
             warnings: Arc::default(),
             audit: None,
-            admitted: false,
+            scaled: false,
         }
     }
 
@@ -114,9 +113,10 @@ impl WriteContext {
         Manager {
             name: &self.field_manager,
             api_version,
-            subresource,
+            subresource: if self.scaled { "scale" } else { subresource },
             has_status: resource.has_status,
             keeps_spec: resource.strategy.keeps_spec(),
+            status_keeps: resource.strategy.status_keeps(),
             now: self.now,
         }
     }
@@ -134,15 +134,27 @@ fn manager_of(user: &str) -> &str {
     }
 }
 
-/// The type that stored objects have.
-fn stored_type(resource: &Resource) -> TypeRef {
-    let other = match &resource.convert {
-        Some(api::Convert::Builtin { .. }) => {
-            Schemas::builtin().type_of(&resource.storage_group, &resource.storage_version, &resource.kind)
-        }
-        _ => None,
+fn to_storage(resource: &Resource, object: &mut Value) {
+    if let Some(convert) = &resource.convert {
+        convert.to_storage(resource, object);
+    }
+}
+
+/// Notes in `new` who manages its fields after a write that is no apply; they are told as the version
+/// of the request has them.
+fn manage(ctx: &WriteContext, resource: &Resource, subresource: &str, old: Option<&Value>, new: &mut Value) {
+    let version = resource.api_version();
+    let manager = ctx.manager(resource, &version, subresource);
+    if resource.convert.is_none() {
+        return api::managed::update(&manager, &resource.schema, old, new);
+    }
+    let (old, mut shown) = (old.map(|o| served(resource, o)), served(resource, new).into_owned());
+    api::managed::update(&manager, &resource.schema, old.as_deref(), &mut shown);
+    let Some(meta) = new["metadata"].as_object_mut() else { return };
+    match shown["metadata"].get_mut("managedFields") {
+        Some(fields) => meta.insert("managedFields".into(), fields.take()),
+        None => meta.remove("managedFields"),
     };
-    other.unwrap_or_else(|| resource.schema.clone())
 }
 
 /// Where the entries of `metadata.managedFields` of a write come from.
@@ -478,8 +490,13 @@ impl Registry {
         {
             m.remove("status");
         }
-        strategy.prepare_create(&mut object);
         default(resource, &mut object);
+        // As upstream: the client manages what it has sent and its defaults, and nobody what the
+        // server makes of it from here on.
+        if fields == Fields::Follow {
+            manage(ctx, resource, "", None, &mut object);
+        }
+        strategy.prepare_create(&mut object);
         self.admit_mutate(&attributes, &mut object, None).await?;
         // Whatever admission makes of it, it stays where it was sent.
         place(resource, &mut object, namespace, &name)?;
@@ -491,10 +508,6 @@ impl Registry {
         }
         self.admit_validate(&attributes, Some(&object), None).await?;
         warnings.extend(strategy.warnings(&object));
-        if fields == Fields::Follow {
-            let version = resource.api_version();
-            api::managed::update(&ctx.manager(resource, &version, ""), &stored_type(resource), None, &mut object);
-        }
         let key = api::key_of(namespace, &name);
         let exists = || Status::already_exists(&resource.group, &resource.plural, &name);
         if ctx.dry_run {
@@ -580,22 +593,27 @@ impl Registry {
         namespace: &str,
         name: &str,
         subresource: &str,
-        config: Decoded,
+        config: Configuration,
         force: bool,
     ) -> Result<Written, Status> {
-        if config.value["metadata"].get("managedFields").is_some() {
+        let Configuration { sent, decoded } = config;
+        if sent["metadata"].get("managedFields").is_some() {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
         }
         let mut warnings = Vec::new();
-        let sent = config.value.clone();
-        let mut config = accept(ctx, resource, config, &mut warnings)?;
+        let mut config = accept(ctx, resource, decoded, &mut warnings)?;
         place(resource, &mut config, namespace, name)?;
-        let (version, t) = (resource.api_version(), stored_type(resource));
+        let (version, config) = (resource.api_version(), served(resource, &config));
         let manager = ctx.manager(resource, &version, subresource);
         for _ in 0..ATTEMPTS {
             let current = match self.get(resource, namespace, name).await {
                 Err(s) if s.is_not_found() && subresource.is_empty() => {
-                    let object = api::managed::apply(&manager, &t, None, &config, &sent, force)?;
+                    let mut object = api::managed::apply(&manager, &resource.schema, None, &config, &sent, force)?;
+                    to_storage(resource, &mut object);
+                    // Which state it was meant for is of no concern where there is none.
+                    if let Some(meta) = object["metadata"].as_object_mut() {
+                        meta.remove("resourceVersion");
+                    }
                     let made = self
                         .create_accepted(ctx, resource, namespace, name, object, Fields::Applied, &mut warnings)
                         .await;
@@ -608,7 +626,9 @@ impl Registry {
                 other => other?,
             };
             let old = self.value_of(resource, &current).await?;
-            let mut new = api::managed::apply(&manager, &t, Some(&old), &config, &sent, force)?;
+            let live = served(resource, &old);
+            let mut new = api::managed::apply(&manager, &resource.schema, Some(&live), &config, &sent, force)?;
+            to_storage(resource, &mut new);
             // A configuration may name the state that it is meant for; the merged object has the
             // live one's.
             for field in ["uid", "resourceVersion"] {
@@ -712,14 +732,20 @@ impl Registry {
                 strategy.prepare_update(&mut new, old);
             }
             "status" => {
-                keep_all_but_status(&mut new, old, strategy.status_keeps_metadata());
+                keep_all_but_status(&mut new, old, strategy.status_keeps());
                 strategy.prepare_status(&mut new, old);
             }
             aspect => strategy.prepare_aspect(aspect, &mut new, old),
         }
         default(resource, &mut new);
+        if let Some(m) = managed {
+            new["metadata"]["managedFields"] = m;
+        }
+        if fields == Fields::Follow {
+            manage(ctx, resource, subresource, Some(old), &mut new);
+        }
         let attributes = Self::attributes(ctx, resource, Operation::Update, namespace, name, subresource);
-        if !ctx.admitted {
+        if !ctx.scaled {
             self.admit_mutate(&attributes, &mut new, Some(old)).await?;
         }
         default(resource, &mut new);
@@ -737,19 +763,11 @@ impl Registry {
         if !errors.is_empty() {
             return Err(Status::invalid(&resource.group, &resource.kind, name, &errors).into());
         }
-        if !ctx.admitted {
+        if !ctx.scaled {
             self.admit_validate(&attributes, Some(&new), Some(old)).await?;
         }
         if subresource.is_empty() {
             warnings.extend(strategy.update_warnings(&new, old));
-        }
-        if let Some(m) = managed {
-            new["metadata"]["managedFields"] = m;
-        }
-        if fields == Fields::Follow {
-            let version = resource.api_version();
-            let manager = ctx.manager(resource, &version, subresource);
-            api::managed::update(&manager, &stored_type(resource), Some(old), &mut new);
         }
         let finished = finished_deletion(resource, &new);
         if new == *old && !finished {

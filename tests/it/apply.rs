@@ -33,7 +33,8 @@ fn appliers_and_updaters_share_an_object() {
     c.kubectl(&["scale", "deploy/web", "--replicas=5"]);
     let more = WEB.replace("replicas: 2", "replicas: 3");
     let said = refused(&more);
-    assert!(said.contains("Apply failed with 1 conflict") && said.contains(".spec.replicas"), "{said}");
+    let scaled = r#"conflict with "kubectl" with subresource "scale" using apps/v1: .spec.replicas"#;
+    assert!(said.contains("Apply failed with 1 conflict") && said.contains(scaled), "{said}");
     c.apply_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &more);
     assert_eq!(c.field(&["deploy", "web"], ".spec.replicas"), "3");
     assert_eq!(
@@ -42,6 +43,14 @@ fn appliers_and_updaters_share_an_object() {
     );
     apply(&more.replace("{name: web, labels: {app: web}}", "{name: web}"));
     assert_eq!(c.field(&["deploy", "web"], ".metadata.labels"), "", "what is given up goes");
+
+    let sidecar = |containers: &str| more.replace("[{name: c, image: nginx, ports: [{containerPort: 80}]}]", containers);
+    apply(&sidecar("[{name: c, image: nginx}, {name: s, image: nginx}]"));
+    apply(&sidecar("[{name: s, image: nginx}, {name: c, image: nginx}]"));
+    let names = c.kubectl(&["get", "deploy", "web", "-o", "jsonpath={.spec.template.spec.containers[*].name}"]);
+    assert_eq!(names, "s c", "the order is the configuration's");
+    let said = refused(&sidecar("[{name: s, image: nginx}, {name: s, image: nginx}]"));
+    assert!(said.contains(".spec.template.spec.containers: duplicate entries for key [name=\"s\"]"), "{said}");
 
     c.apply(&map("moved", "{x: a}"));
     apply(&map("moved", "{x: b}"));

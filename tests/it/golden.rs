@@ -38,6 +38,9 @@ struct Answers {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     refusals: Vec<String>,
     stored: Value,
+    /// The fields that kubectl manages behind an apply of the client's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    managed: Vec<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     row: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -76,8 +79,9 @@ impl Kubectl {
             (0..all.len()).partition(|i| !all[*i].1.object["metadata"]["name"].is_null());
         for (verb, which) in [("apply", &named), ("create", &nameless)] {
             let list = list(which.iter().map(|i| all[*i].1.object.clone()));
-            let (stored, error) = self.run(&[verb, "-f", "-", "-o", "json"], &list);
+            let (stored, error) = self.run(&[verb, "-f", "-", "-o", "json", "--show-managed-fields"], &list);
             for (i, mut object) in one_each(which, objects(&stored), &error) {
+                answers[i].managed = managed(&mut object);
                 settled(&mut object);
                 answers[i].stored = object;
             }
@@ -162,6 +166,27 @@ fn merge(target: &mut Value, patch: &Value) {
             merge(&mut target[k], v);
         }
     }
+}
+
+/// Takes the managed fields out of an object, and tells those of kubectl as paths.
+fn managed(object: &mut Value) -> Vec<String> {
+    fn paths(at: &str, fields: &Value, all: &mut Vec<String>) {
+        for (name, below) in fields.as_object().unwrap() {
+            let path = format!("{at}{}{name}", if at.is_empty() { "" } else { "/" });
+            if below.as_object().unwrap().is_empty() {
+                all.push(path);
+            } else {
+                paths(&path, below, all);
+            }
+        }
+    }
+    let entries = object["metadata"].as_object_mut().and_then(|m| m.remove("managedFields")).unwrap_or_default();
+    let mut all = Vec::new();
+    for entry in entries.as_array().into_iter().flatten().filter(|e| e["manager"] == "kubectl-client-side-apply") {
+        paths("", &entry["fieldsV1"], &mut all);
+    }
+    all.sort();
+    all
 }
 
 /// Takes away what no two clusters have in common.

@@ -94,8 +94,8 @@ fn own_part(object: &Value, with_status: bool) -> Map<String, Value> {
 }
 
 impl Strategy for Custom {
-    fn status_keeps_metadata(&self) -> bool {
-        true
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &["labels", "annotations"]
     }
 
     fn default(&self, object: &mut Value) {

@@ -13,8 +13,8 @@ use crate::resource::Strategy;
 pub(super) struct ApiService;
 
 impl Strategy for ApiService {
-    fn status_keeps_metadata(&self) -> bool {
-        true
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &["labels", "annotations"]
     }
 
     fn default(&self, o: &mut Value) {

@@ -195,8 +195,8 @@ fn selectors(v: &Value, path: &str, errors: &mut ErrorList) {
 pub(super) struct ResourceClaim;
 
 impl Strategy for ResourceClaim {
-    fn status_keeps_metadata(&self) -> bool {
-        true
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &["labels", "annotations"]
     }
 
     fn default(&self, o: &mut Value) {

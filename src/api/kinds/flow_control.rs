@@ -84,8 +84,8 @@ fn conditions(o: &Value) -> ErrorList {
 pub(super) struct FlowSchema;
 
 impl Strategy for FlowSchema {
-    fn status_keeps_metadata(&self) -> bool {
-        true
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &["labels", "annotations"]
     }
 
     fn default(&self, o: &mut Value) {
@@ -288,8 +288,8 @@ fn url_error(url: &str) -> Option<&'static str> {
 pub(super) struct PriorityLevel;
 
 impl Strategy for PriorityLevel {
-    fn status_keeps_metadata(&self) -> bool {
-        true
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &["labels", "annotations"]
     }
 
     fn default(&self, o: &mut Value) {

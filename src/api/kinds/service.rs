@@ -22,6 +22,15 @@ fn forget(new: &mut Value, old: &Value, fields: &[&str]) {
     }
 }
 
+/// A service that has addresses has them of one family, unless it says otherwise.
+fn set_families(o: &mut Value) {
+    if text(&o["spec"], "type") != "ExternalName"
+        && let Some(spec) = child(o, "spec")
+    {
+        set(spec, "ipFamilyPolicy", "SingleStack");
+    }
+}
+
 impl Strategy for Service {
     fn creates_on_update(&self) -> bool {
         true
@@ -39,7 +48,6 @@ impl Strategy for Service {
         let kind = s["type"].as_str().unwrap_or_default().to_owned();
         if kind != "ExternalName" {
             set(s, "internalTrafficPolicy", "Cluster");
-            set(s, "ipFamilyPolicy", "SingleStack");
         }
         let external = s.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty());
         if matches!(kind.as_str(), "NodePort" | "LoadBalancer") || (external && kind == "ClusterIP") {
@@ -61,6 +69,7 @@ impl Strategy for Service {
 
     fn prepare_create(&self, o: &mut Value) {
         o["status"] = json!({"loadBalancer": {}});
+        set_families(o);
     }
 
     fn validate(&self, o: &Value) -> ErrorList {
@@ -85,7 +94,7 @@ impl Strategy for Service {
         // An update that leaves the address out keeps it.
         let external = |o: &Value| text(&o["spec"], "type") == "ExternalName";
         if external(new) || external(old) {
-            return;
+            return set_families(new);
         }
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
             if new["spec"].get(field).is_none_or(|v| v == "")

@@ -145,8 +145,8 @@ impl Strategy for VolumeAttributesClass {
 pub(super) struct VolumeAttachment;
 
 impl Strategy for VolumeAttachment {
-    fn status_keeps_metadata(&self) -> bool {
-        true
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &["labels", "annotations"]
     }
 
     fn prepare_create(&self, o: &mut Value) {

@@ -161,6 +161,10 @@ fn wide(o: &Value) -> [Value; 3] {
 pub(super) struct Deployment;
 
 impl Strategy for Deployment {
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &["labels"]
+    }
+
     fn default(&self, o: &mut Value) {
         default(o, true, true);
         let Some(s) = child(o, "spec") else { return };
@@ -388,6 +392,10 @@ impl Strategy for DaemonSet {
     }
     fn default(&self, o: &mut Value) {
         default(o, false, true);
+        // Upstream's conversion writes the field of the older version.
+        if let Some(annotations) = child(&mut o["metadata"], "annotations") {
+            set(annotations, TEMPLATE_GENERATION, "0");
+        }
         let Some(s) = child(o, "spec") else { return };
         set(s, "updateStrategy", json!({}));
         let Some(u) = s.get_mut("updateStrategy").and_then(Value::as_object_mut) else { return };

@@ -38,9 +38,10 @@ pub(super) fn lists(t: &TypeRef) -> Lists {
     }
 }
 
-/// Whether an object at this place is merged field by field.
+/// Whether an object at this place is merged field by field. What a built-in kind takes as any JSON
+/// (`runtime.RawExtension`) is one value.
 pub(super) fn granular(t: &TypeRef) -> bool {
-    t.map_type() != Some("atomic")
+    t.map_type() != Some("atomic") && !(t.is_any() && t.is_typed())
 }
 
 /// The type of a field; any where the schema is silent.
@@ -74,21 +75,32 @@ impl FieldSet {
         FieldSet { member: true, children: BTreeMap::new() }
     }
 
-    /// Every path that a value has a value at.
+    /// Every path that a value has a value at. Keys of maps and items of lists count themselves,
+    /// besides what is in them; fields of structs only where they hold nothing.
     pub fn of(value: &Value, t: &TypeRef) -> FieldSet {
         match value {
-            Value::Object(map) if granular(t) && !map.is_empty() => {
-                let children = map.iter().map(|(k, v)| (field(k), FieldSet::of(v, &field_type(t, k)))).collect();
-                FieldSet { member: false, children }
-            }
-            Value::Array(list) if lists(t) != Lists::Atomic && !list.is_empty() => {
-                let of = item_type(t);
-                let children = list.iter().map(|v| {
-                    let mut below = if lists(t) == Lists::Set { FieldSet::leaf() } else { FieldSet::of(v, &of) };
-                    below.member = true;
-                    (item(t, v), below)
+            Value::Object(map) if granular(t) => {
+                let children = map.iter().map(|(k, v)| {
+                    let mut below = FieldSet::of(v, &field_type(t, k));
+                    below.member |= !t.declares(k) || v.is_null() || v.as_object().is_some_and(Map::is_empty);
+                    (field(k), below)
                 });
-                FieldSet { member: false, children: children.collect() }
+                FieldSet::keep(false, children)
+            }
+            Value::Array(list) if lists(t) != Lists::Atomic => {
+                let of = item_type(t);
+                let mut children = BTreeMap::new();
+                for v in list {
+                    match children.entry(item(t, v)) {
+                        Entry::Vacant(e) => {
+                            let below = FieldSet::of(v, &of);
+                            e.insert(FieldSet { member: true, ..below });
+                        }
+                        // Those that are there more than once are one value together.
+                        Entry::Occupied(mut e) => drop(e.insert(FieldSet::leaf())),
+                    }
+                }
+                FieldSet { member: false, children }
             }
             _ => FieldSet::leaf(),
         }
@@ -212,24 +224,28 @@ impl FieldSet {
         all
     }
 
+    /// As upstream: what is in the set at a place comes before what is below it.
     fn collect(&self, at: String, into: &mut Vec<String>) {
-        for (element, child) in &self.children {
-            let shown = match element.split_once(':') {
-                Some(("f", name)) => format!("{at}.{name}"),
-                Some(("v", value)) => format!("{at}[={value}]"),
-                Some(("k", keys)) => {
-                    let keys: BTreeMap<String, Value> = serde_json::from_str(keys).unwrap_or_default();
-                    let keys: Vec<String> = keys.iter().map(|(k, v)| format!("{k}={v}")).collect();
-                    format!("{at}[{}]", keys.join(","))
-                }
-                Some((_, index)) => format!("{at}[{index}]"),
-                None => format!("{at}.{element}"),
-            };
-            if child.member {
-                into.push(shown.clone());
-            }
-            child.collect(shown, into);
+        let spelled = |element: &str| format!("{at}{}", spelled(element));
+        into.extend(self.children.iter().filter(|(_, c)| c.member).map(|(element, _)| spelled(element)));
+        for (element, child) in self.children.iter().filter(|(_, c)| !c.children.is_empty()) {
+            child.collect(spelled(element), into);
         }
+    }
+}
+
+/// An element as messages show it: `.name`, `[name="a"]`, `[="a"]`.
+pub(super) fn spelled(element: &str) -> String {
+    match element.split_once(':') {
+        Some(("f", name)) => format!(".{name}"),
+        Some(("v", value)) => format!("[={value}]"),
+        Some(("k", keys)) => {
+            let keys: BTreeMap<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let keys: Vec<String> = keys.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            format!("[{}]", keys.join(","))
+        }
+        Some((_, index)) => format!("[{index}]"),
+        None => format!(".{element}"),
     }
 }
 

@@ -14,6 +14,7 @@ fn manager(name: &str) -> Manager<'_> {
         api_version: "v1",
         subresource: "",
         has_status: true,
+        status_keeps: &[],
         keeps_spec: false,
         now: Timestamp::UNIX_EPOCH,
     }

@@ -1,7 +1,7 @@
 //! Values merged, compared and cut along a schema
 //! (upstream: `sigs.k8s.io/structured-merge-diff/typed`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -22,108 +22,155 @@ pub fn merge(live: &Value, config: &Value, t: &TypeRef) -> Value {
             }
             Value::Object(out)
         }
-        (Value::Array(old), Value::Array(new)) if lists(t) != Lists::Atomic => {
-            let of = item_type(t);
-            let mut rest: Vec<Option<&Value>> = new.iter().map(Some).collect();
-            let mut places: HashMap<String, VecDeque<usize>> = HashMap::new();
-            for (at, n) in new.iter().enumerate() {
-                places.entry(item(t, n)).or_default().push_back(at);
-            }
-            let mut out = Vec::with_capacity(old.len().max(new.len()));
-            for o in old {
-                let at = places.get_mut(&item(t, o)).and_then(VecDeque::pop_front);
-                match at.and_then(|at| rest[at].take()) {
-                    Some(n) => out.push(merge(o, n, &of)),
-                    None => out.push(o.clone()),
-                }
-            }
-            out.extend(rest.into_iter().flatten().cloned());
-            Value::Array(out)
-        }
+        (Value::Array(old), Value::Array(new)) if lists(t) != Lists::Atomic => Value::Array(merge_items(old, new, t)),
+        // Nothing is said about what is below.
+        (Value::Object(_), Value::Null) if granular(t) => live.clone(),
+        (Value::Array(_), Value::Null) if lists(t) != Lists::Atomic => live.clone(),
         _ => config.clone(),
     }
 }
 
-/// The paths at which `new` has another value than `old`, or one where `old` has none.
-pub fn changed(old: &Value, new: &Value, t: &TypeRef) -> FieldSet {
+/// The items of both lists. Those of the configuration come in its order; those that only the live
+/// list has stay between the items that they are between, as far as that order allows. An item
+/// that the live list has twice is replaced by the one that the configuration has.
+fn merge_items(old: &[Value], new: &[Value], t: &TypeRef) -> Vec<Value> {
+    let of = item_type(t);
+    let (old_ids, new_ids): (Vec<String>, Vec<String>) =
+        (old.iter().map(|o| item(t, o)).collect(), new.iter().map(|n| item(t, n)).collect());
+    let mut live: HashMap<&str, Vec<&Value>> = HashMap::new();
+    old_ids.iter().zip(old).for_each(|(id, o)| live.entry(id).or_default().push(o));
+    let wanted: HashSet<&str> = new_ids.iter().map(String::as_str).collect();
+    let merged = |at: usize| match live.get(new_ids[at].as_str()).map(Vec::as_slice) {
+        Some([one]) => merge(one, &new[at], &of),
+        _ => new[at].clone(),
+    };
+    // The configuration's items that are live already, in its order: at each of them the live
+    // list is caught up with.
+    let mut shared = new_ids.iter().map(String::as_str).filter(|id| live.contains_key(id)).peekable();
+    let mut done: HashSet<&str> = HashSet::new();
+    let mut out = Vec::with_capacity(old.len().max(new.len()));
+    let (mut l, mut r) = (0, 0);
+    while l < old.len() || r < new.len() {
+        if l < old.len() {
+            let id = old_ids[l].as_str();
+            if !wanted.contains(id) {
+                out.push(old[l].clone());
+                l += 1;
+                continue;
+            }
+            let is_next = r < new.len() && new_ids[r] == id;
+            if !is_next && r < new.len() && shared.peek().is_some_and(|s| *s != id) {
+                // Its turn in the configuration's order is to come.
+                l += 1;
+                continue;
+            }
+            l += usize::from(is_next || done.contains(id));
+        }
+        if r < new.len() {
+            let id = new_ids[r].as_str();
+            out.push(merged(r));
+            done.insert(id);
+            shared.next_if(|s| *s == id);
+            r += 1;
+        }
+    }
+    out
+}
+
+/// What a change is, by paths.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    /// Where the new value is another, or where there was none.
+    pub changed: FieldSet,
+    /// Where there is a value no more.
+    pub removed: FieldSet,
+}
+
+/// Compares two values of a type. A struct, map or list that is there on one side only counts
+/// itself, besides what is in it.
+pub fn compare(old: &Value, new: &Value, t: &TypeRef) -> Comparison {
+    differ(Some(old), Some(new), t)
+}
+
+fn differ(old: Option<&Value>, new: Option<&Value>, t: &TypeRef) -> Comparison {
+    let mut out = Comparison::default();
     if old == new {
-        return FieldSet::default();
+        return out;
     }
-    match (old, new) {
-        (Value::Object(a), Value::Object(b)) if granular(t) && !b.is_empty() => {
-            let below = b.iter().map(|(k, v)| {
-                let of = field_type(t, k);
-                let set = match a.get(k) {
-                    Some(o) => changed(o, v, &of),
-                    None => arrived(v, &of),
-                };
-                (field(k), set)
-            });
-            keep(below)
+    match (old.filter(|v| !v.is_null()), new.filter(|v| !v.is_null())) {
+        // Scalars, and what a schema that knows no more takes for one thing now and another then.
+        (Some(a), Some(b)) if std::mem::discriminant(a) != std::mem::discriminant(b) => {
+            let null = Value::Null;
+            out.removed = differ(old, Some(&null), t).removed;
+            out.changed = differ(Some(&null), new, t).changed;
+            out.changed.member = true;
+            return out;
         }
-        (Value::Array(a), Value::Array(b)) if lists(t) != Lists::Atomic && !b.is_empty() => {
-            let of = item_type(t);
-            let before: HashMap<String, &Value> = a.iter().rev().map(|o| (item(t, o), o)).collect();
-            let below = b.iter().map(|v| {
-                let id = item(t, v);
-                let set = match before.get(&id) {
-                    Some(o) if lists(t) == Lists::Map => changed(o, v, &of),
-                    Some(_) => FieldSet::default(),
-                    None => FieldSet { member: true, ..FieldSet::of(v, &of) },
-                };
-                (id, set)
-            });
-            keep(below)
+        (Some(Value::Object(_)), _) | (_, Some(Value::Object(_))) if granular(t) => {
+            let empty = Map::new();
+            let a = old.and_then(Value::as_object).unwrap_or(&empty);
+            let b = new.and_then(Value::as_object).unwrap_or(&empty);
+            if !a.is_empty() || !b.is_empty() {
+                let gone = a.iter().filter(|(k, _)| !b.contains_key(*k)).map(|(k, o)| (k, Some(o), None));
+                for (k, o, n) in b.iter().map(|(k, n)| (k, a.get(k), Some(n))).chain(gone) {
+                    out.take(field(k), differ(o, n, &field_type(t, k)));
+                }
+                return out.with_ends(old, new);
+            }
         }
-        (Value::Null, v) => FieldSet::of(v, t),
-        _ => FieldSet::leaf(),
+        (Some(Value::Array(_)), _) | (_, Some(Value::Array(_))) if lists(t) != Lists::Atomic => {
+            let a = old.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let b = new.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            if !a.is_empty() || !b.is_empty() {
+                compare_items(a, b, t, &mut out);
+                return out.with_ends(old, new);
+            }
+        }
+        _ => {}
+    }
+    // A leaf.
+    out.changed.member = new.is_some();
+    out.removed.member = new.is_none();
+    out
+}
+
+/// Items by what tells them apart. Those that are there more than once are one value together.
+fn compare_items(old: &[Value], new: &[Value], t: &TypeRef, out: &mut Comparison) {
+    let of = item_type(t);
+    let mut all: HashMap<String, (Vec<&Value>, Vec<&Value>)> = HashMap::new();
+    old.iter().for_each(|o| all.entry(item(t, o)).or_default().0.push(o));
+    new.iter().for_each(|n| all.entry(item(t, n)).or_default().1.push(n));
+    for (id, (a, b)) in all {
+        let mut one = match (&a[..], &b[..]) {
+            ([] | [_], [] | [_]) => differ(a.first().copied(), b.first().copied(), &of),
+            ([_, _, ..], [_, _, ..]) => Comparison::default(),
+            ([_, _, ..], [one]) => differ(None, Some(one), &of),
+            ([one], [_, _, ..]) => differ(Some(one), None, &of),
+            _ => Comparison::default(),
+        };
+        one.changed.member |= b.len() > 1 && a != b;
+        one.removed.member |= a.len() > 1 && b.len() < 2;
+        out.take(id, one);
     }
 }
 
-/// The paths at which `old` has a value and `new` has none.
-pub fn gone(old: &Value, new: &Value, t: &TypeRef) -> FieldSet {
-    if old == new {
-        return FieldSet::default();
-    }
-    match (old, new) {
-        (Value::Object(a), Value::Object(b)) if granular(t) && !a.is_empty() && !b.is_empty() => {
-            let below = a.iter().map(|(k, o)| {
-                let of = field_type(t, k);
-                let set = match b.get(k) {
-                    Some(n) => gone(o, n, &of),
-                    None => FieldSet::of(o, &of),
-                };
-                (field(k), set)
-            });
-            keep(below)
+impl Comparison {
+    /// Takes in what differs below an element.
+    fn take(&mut self, element: String, below: Comparison) {
+        if !below.removed.is_empty() {
+            self.removed.children.insert(element.clone(), below.removed);
         }
-        (Value::Array(a), Value::Array(b)) if lists(t) == Lists::Map && !a.is_empty() && !b.is_empty() => {
-            let of = item_type(t);
-            let after: HashMap<String, &Value> = b.iter().rev().map(|n| (item(t, n), n)).collect();
-            let below = a.iter().map(|o| {
-                let id = item(t, o);
-                let set = match after.get(&id) {
-                    // The item itself is there.
-                    Some(n) => FieldSet { member: false, ..gone(o, n, &of) },
-                    None => FieldSet { member: true, ..FieldSet::of(o, &of) },
-                };
-                (id, set)
-            });
-            keep(below)
+        if !below.changed.is_empty() {
+            self.changed.children.insert(element, below.changed);
         }
-        _ => FieldSet::of(old, t).minus(&FieldSet::of(new, t)),
     }
-}
 
-/// The paths of a value that was not there: a map with free keys is one of them itself.
-fn arrived(value: &Value, t: &TypeRef) -> FieldSet {
-    let mut set = FieldSet::of(value, t);
-    set.member |= t.is_map();
-    set
-}
-
-fn keep(below: impl Iterator<Item = (String, FieldSet)>) -> FieldSet {
-    FieldSet { member: false, children: below.filter(|(_, s)| !s.is_empty()).collect() }
+    /// Notes that the value itself came or went.
+    fn with_ends(mut self, old: Option<&Value>, new: Option<&Value>) -> Comparison {
+        self.changed.member |= old.is_none();
+        self.removed.member |= new.is_none();
+        self
+    }
 }
 
 /// The value without the paths of `cut`. An item, or a field with something below it, stays as
@@ -185,7 +232,7 @@ mod tests {
             merged["spec"]["containers"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["a", "b", "c"]);
         assert_eq!(merged["spec"]["containers"][1]["image"], "2");
-        let paths = changed(&live, &merged, &pod()).paths();
+        let paths = compare(&live, &merged, &pod()).changed.paths();
         assert!(paths.contains(&".spec.containers[name=\"b\"].image".to_owned()));
         assert!(paths.contains(&".spec.containers[name=\"c\"]".to_owned()));
         assert!(!paths.iter().any(|p| p.contains("name=\"a\"")));
@@ -206,25 +253,58 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_what_only_the_old_value_has() {
-        let old = json!({"metadata": {"labels": {"a": "1", "b": "2"}, "finalizers": ["x", "y"]}, "spec": {
-            "nodeName": "n", "tolerations": [{"key": "k"}], "containers": [
-                {"name": "a", "image": "1", "args": ["x"], "resources": {"limits": {"cpu": "1"}}},
-                {"name": "b", "ports": [{"containerPort": 80}, {"containerPort": 81, "protocol": "UDP"}]}]}});
-        let values = [
-            old.clone(),
-            json!({}),
-            json!({"metadata": {"labels": {}}, "spec": {"containers": []}}),
-            json!({"metadata": {"labels": {"b": "3"}, "finalizers": ["y", "z"]}, "spec": {"nodeName": "m"}}),
-            json!({"spec": {"tolerations": [], "containers": [{"name": "b", "ports": [{"containerPort": 81}]}]}}),
-            json!({"spec": {"containers": [{"name": "a", "image": "2", "resources": {"limits": {}}}, {"name": "c"}]}}),
-        ];
-        for a in &values {
-            for b in &values {
-                let both = FieldSet::of(a, &pod()).minus(&FieldSet::of(b, &pod()));
-                assert_eq!(gone(a, b, &pod()), both, "{a} {b}");
-            }
+    fn items_come_in_the_order_of_the_configuration() {
+        let items = |names: &str| -> Vec<Value> { names.chars().map(|n| json!({"name": n.to_string()})).collect() };
+        let containers = pod().field("spec").unwrap().field("containers").unwrap();
+        for (live, config, wanted) in [
+            ("abc", "ca", "bca"),
+            ("abc", "cba", "cba"),
+            ("abc", "bx", "abcx"),
+            ("abc", "xb", "axbc"),
+            ("abc", "", "abc"),
+            ("", "ba", "ba"),
+            ("abcd", "db", "acdb"),
+            ("aab", "a", "ab"),
+            ("aabb", "ba", "ba"),
+        ] {
+            let merged = merge(&items(live).into(), &items(config).into(), &containers);
+            let names: String =
+                merged.as_array().unwrap().iter().map(|i| i["name"].as_str().unwrap().to_owned()).collect();
+            assert_eq!(names, wanted, "{live} and {config}");
         }
+    }
+
+    #[test]
+    fn what_comes_and_goes_counts_itself() {
+        let t = pod();
+        let of = |old: &Value, new: &Value| {
+            let all = compare(old, new, &t);
+            (all.changed.into_value(), all.removed.into_value())
+        };
+        let (empty, full) = (
+            json!({"spec": {}}),
+            json!({"spec": {"securityContext": {"runAsUser": 1}, "containers": [
+            {"name": "a", "ports": [{"containerPort": 80, "protocol": "TCP"}], "args": ["x"], "resources": {}}]}}),
+        );
+        let paths = json!({"f:spec": {
+            "f:securityContext": {".": {}, "f:runAsUser": {}},
+            "f:containers": {".": {}, "k:{\"name\":\"a\"}": {".": {}, "f:name": {}, "f:args": {}, "f:resources": {},
+                "f:ports": {".": {}, "k:{\"containerPort\":80,\"protocol\":\"TCP\"}":
+                    {".": {}, "f:containerPort": {}, "f:protocol": {}}}}}}});
+        assert_eq!(of(&empty, &full), (paths.clone(), json!({})));
+        assert_eq!(of(&full, &empty), (json!({}), paths));
+        let mut other = full.clone();
+        other["spec"]["containers"][0]["args"] = json!(["y"]);
+        let at = |leaf: Value| json!({"f:spec": {"f:containers": {"k:{\"name\":\"a\"}": leaf}}});
+        assert_eq!(of(&full, &other), (at(json!({"f:args": {}})), json!({})));
+        // A list that is there, though null, is not new.
+        let null = json!({"spec": {"containers": null, "securityContext": {"runAsUser": 1}}});
+        assert_eq!(of(&null, &full).0["f:spec"]["f:containers"].get("."), None);
+        // Items of one name are one value together.
+        let twice = json!({"spec": {"containers": [{"name": "a"}, {"name": "a", "image": "i"}]}});
+        let once = json!({"spec": {"containers": [{"name": "a"}]}});
+        assert_eq!(of(&once, &twice), (at(json!({})), at(json!({".": {}, "f:name": {}}))));
+        assert_eq!(of(&twice, &once), (at(json!({".": {}, "f:name": {}})), at(json!({}))));
     }
 
     #[test]

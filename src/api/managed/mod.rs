@@ -6,15 +6,18 @@
 
 mod field_set;
 mod merge;
+mod typed;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use crate::protobuf::{Unset, put_unset};
 use crate::schema::TypeRef;
 use crate::status::{Cause, Status};
 use crate::time::rfc3339;
 
 pub use field_set::FieldSet;
+pub use typed::problems;
 
 /// Most entries of plain updates; the oldest are joined beyond.
 const UPDATES: usize = 10;
@@ -51,6 +54,8 @@ pub struct Manager<'a> {
     pub has_status: bool,
     /// Whether no request changes `spec`.
     pub keeps_spec: bool,
+    /// What of the metadata no request for `status` changes.
+    pub status_keeps: &'a [&'a str],
     /// The time.
     pub now: Timestamp,
 }
@@ -87,6 +92,14 @@ impl Entry {
 
 fn text(v: &Value) -> String {
     v.as_str().unwrap_or_default().to_owned()
+}
+
+/// Whether what a client has sent are entries; what is not counts as if it had not been sent.
+fn are_entries(list: &[Value]) -> bool {
+    list.iter().all(|e| {
+        let of = |field: &str| e[field].as_str().unwrap_or_default();
+        matches!(of("operation"), "Apply" | "Update") && of("fieldsType") == "FieldsV1" && !of("apiVersion").is_empty()
+    })
 }
 
 fn entries(object: &Value) -> Vec<Entry> {
@@ -132,11 +145,16 @@ impl Manager<'_> {
     }
 
     /// What of a set this request can manage.
-    fn manageable(&self, set: FieldSet) -> FieldSet {
+    fn manageable(&self, mut set: FieldSet) -> FieldSet {
+        // The metadata themselves are always there.
+        set.children.entry("f:metadata".to_owned()).and_modify(|m| m.member = false);
         let set = UNMANAGED.iter().fold(set, |s, path| s.without(path));
         let set = if self.keeps_spec { set.without(&["spec"]) } else { set };
         match (self.subresource, self.has_status) {
-            ("status", _) => set.only("status").union(&set.only("metadata")),
+            ("status", _) => {
+                let set = set.only("status").union(&set.only("metadata"));
+                self.status_keeps.iter().fold(set, |s, field| s.without(&["metadata", field]))
+            }
             ("", true) => set.without(&["status"]),
             _ => set,
         }
@@ -157,15 +175,20 @@ fn without_entries(object: &Value) -> Value {
 pub fn update(manager: &Manager<'_>, t: &TypeRef, old: Option<&Value>, new: &mut Value) {
     let sent = new["metadata"]["managedFields"].as_array().cloned();
     let mut all = match (&sent, old) {
-        (Some(list), _) if list.iter().any(|e| !text(&e["operation"]).is_empty()) => entries(new),
-        (Some(list), _) if list.len() == 1 => Vec::new(),
+        (Some(list), _) if !list.is_empty() && are_entries(list) => entries(new),
+        (Some(list), _) if matches!(&list[..], [e] if e.as_object().is_some_and(Map::is_empty)) => Vec::new(),
         (_, Some(old)) => entries(old),
         _ => Vec::new(),
     };
-    let empty = json!({"metadata": {}, "spec": {}, "status": {}});
-    let before = old.unwrap_or(&empty);
-    let changed = manager.manageable(merge::changed(before, new, t));
-    let removed = old.map(|old| merge::gone(old, new, t)).unwrap_or_default();
+    if old.is_some() && all.is_empty() {
+        // Nobody manages fields here until somebody applies.
+        return set_entries(new, all);
+    }
+    let compared = match old {
+        Some(old) => merge::compare(old, new, t),
+        None => merge::compare(&nothing(new), new, t),
+    };
+    let (changed, removed) = (manager.manageable(compared.changed), compared.removed);
     if !changed.is_empty() || !removed.is_empty() {
         for e in &mut all {
             e.fields.subtract(&removed);
@@ -187,6 +210,14 @@ pub fn update(manager: &Manager<'_>, t: &TypeRef, old: Option<&Value>, new: &mut
     set_entries(new, all);
 }
 
+/// An object before anything is said about it: of a built-in kind with the structs that are always
+/// there.
+fn nothing(object: &Value) -> Value {
+    let mut nothing = json!({"apiVersion": object["apiVersion"], "kind": object["kind"]});
+    put_unset(&mut nothing, Unset::All);
+    nothing
+}
+
 /// Joins the oldest updates when there are too many.
 fn join_oldest(all: &mut Vec<Entry>) {
     let mut updates: Vec<Entry> = all.extract_if(.., |e| e.operation == "Update").collect();
@@ -200,7 +231,7 @@ fn join_oldest(all: &mut Vec<Entry>) {
 }
 
 /// What applying `config` makes of `live` (`None` when it does not exist), with entries. `sent` is
-/// the configuration in the version of the request.
+/// the configuration as the client wrote it.
 ///
 /// # Errors
 /// 409 in upstream's words when others manage what would change, unless `force`.
@@ -213,7 +244,8 @@ pub fn apply(
     force: bool,
 ) -> Result<Value, Status> {
     let config = without_entries(config);
-    let wanted = manager.manageable(FieldSet::of(&config, t));
+    // As it was sent: a null says something, too.
+    let wanted = manager.manageable(FieldSet::of(sent, t));
     let Some(live) = live else {
         let mut object = config;
         set_entries(&mut object, vec![manager.entry("Apply", wanted)]);
@@ -224,12 +256,12 @@ pub fn apply(
     if all.is_empty() {
         // Nobody has managed fields here: what is there belongs to the past.
         let past = Manager { name: BEFORE, ..*manager };
-        all.push(past.entry("Update", past.manageable(FieldSet::of(&current, t))));
+        all.push(past.entry("Update", past.manageable(merge::compare(&nothing(&current), &current, t).changed)));
     }
     // What this request cannot manage it cannot change either.
     let config = restrict(manager, &config, live);
     let merged = merge::merge(&current, &config, t);
-    let changed = merge::changed(&current, &merged, t);
+    let changed = merge::compare(&current, &merged, t).changed;
     // Who moves from client-side to server-side apply owns what it has applied before.
     let own = last_applied(manager, live).map(|o| unchanged(&o, &current, t)).unwrap_or_default();
     let mut conflicts = Vec::new();
@@ -289,7 +321,7 @@ fn last_applied(manager: &Manager<'_>, live: &Value) -> Option<Value> {
 fn unchanged(applied: &Value, live: &Value, t: &TypeRef) -> FieldSet {
     let set = FieldSet::of(applied, t);
     let gone = set.minus(&FieldSet::of(live, t));
-    set.minus(&merge::changed(applied, live, t)).minus(&gone)
+    set.minus(&merge::compare(applied, live, t).changed).minus(&gone)
 }
 
 /// The part of a configuration that a request of this subresource applies.
@@ -337,10 +369,10 @@ fn conflict(all: &[(Entry, FieldSet)]) -> Status {
                 field: path.clone(),
             });
         }
-        parts.push(match &paths[..] {
-            [one] => format!("conflict with {}: {one}", name(e)),
-            many => format!("conflicts with {}:\n- {}", name(e), many.join("\n- ")),
-        });
+        parts.push(format!("conflicts with {}:\n- {}", name(e), paths.join("\n- ")));
+    }
+    if let [only] = &causes[..] {
+        parts = vec![format!("{}: {}", only.message, only.field)];
     }
     let count = causes.len();
     let s = if count == 1 { "" } else { "s" };

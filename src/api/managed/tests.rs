@@ -18,6 +18,7 @@ fn manager(name: &str) -> Manager<'_> {
         subresource: "",
         has_status: false,
         keeps_spec: false,
+        status_keeps: &[],
         now: Timestamp::UNIX_EPOCH,
     }
 }
@@ -148,8 +149,9 @@ fn status_is_managed_through_its_subresource_alone() {
 #[test]
 fn many_updaters_become_one_past() {
     let t = map_type();
-    let mut object = config(json!({}));
-    for i in 0..20 {
+    let mut object = config(json!({"k0": "v"}));
+    update(&manager("m0"), &t, None, &mut object);
+    for i in 1..20 {
         let old = object.clone();
         object["data"][format!("k{i}")] = json!("v");
         let name = format!("m{i}");
@@ -160,6 +162,35 @@ fn many_updaters_become_one_past() {
     assert_eq!(all.len(), UPDATES);
     assert_eq!(owners(&object, "k0"), [ANCIENT]);
     assert_eq!(owners(&object, "k19"), ["m19"]);
+}
+
+/// As upstream: what has no manager gets none by an update.
+#[test]
+fn what_nobody_manages_is_not_managed_by_an_update() {
+    let t = map_type();
+    let mut made = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "n"}});
+    update(&manager("a"), &t, None, &mut made);
+    assert!(entries(&made).is_empty(), "nothing is said in it");
+    let mut changed = config(json!({"x": "1"}));
+    update(&manager("b"), &t, Some(&made), &mut changed);
+    assert!(entries(&changed).is_empty());
+    let refused = applied(&manager("c"), &t, Some(&changed), &config(json!({"x": "2"})), false).unwrap_err();
+    assert!(refused.message.contains("\"before-first-apply\" using v1: .data.x"), "{}", refused.message);
+}
+
+#[test]
+fn conflicts_are_told_by_manager() {
+    let t = map_type();
+    let live = applied(&manager("a"), &t, None, &config(json!({"x": "1", "y": "1"})), false).unwrap();
+    let mut live_and_labelled = live.clone();
+    live_and_labelled["metadata"]["labels"] = json!({"l": "1"});
+    update(&manager("b"), &t, Some(&live), &mut live_and_labelled);
+    let mut wanted = config(json!({"x": "2", "y": "2"}));
+    wanted["metadata"]["labels"] = json!({"l": "2"});
+    let refused = applied(&manager("c"), &t, Some(&live_and_labelled), &wanted, false).unwrap_err();
+    let told = "Apply failed with 3 conflicts: conflicts with \"a\":\n- .data.x\n- .data.y\n\
+        conflicts with \"b\" using v1:\n- .metadata.labels.l";
+    assert_eq!(refused.message, told);
 }
 
 proptest! {

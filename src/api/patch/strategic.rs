@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
+use crate::printed::printed;
 use crate::schema::TypeRef;
 use crate::status::Status;
 
@@ -43,21 +44,8 @@ fn unknown_directive(directive: &Value, map: &Object) -> Status {
     other_error(format!("unknown patch type: {text} in map: {}", Value::Object(map.clone())))
 }
 
-/// An object as Go prints maps.
-fn printed(map: &Object) -> String {
-    let value = |v: &Value| match v {
-        Value::Null => "<nil>".to_owned(),
-        Value::String(s) => s.clone(),
-        Value::Object(m) => printed(m),
-        other => other.to_string(),
-    };
-    let sorted: std::collections::BTreeMap<&String, &Value> = map.iter().collect();
-    let all: Vec<String> = sorted.iter().map(|(k, v)| format!("{k}:{}", value(v))).collect();
-    format!("map[{}]", all.join(" "))
-}
-
 fn no_merge_key(map: &Object, key: &str) -> Status {
-    other_error(format!("map: {} does not contain declared merge key: {key}", printed(map)))
+    other_error(format!("map: {} does not contain declared merge key: {key}", printed(&Value::Object(map.clone()))))
 }
 
 fn merge_map(mut original: Object, mut patch: Object, t: &TypeRef) -> Result<Object, Status> {

@@ -20,8 +20,9 @@ pub mod watch;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 
-use api::codec::Decoded;
+use api::codec::{Configuration, Decoded};
 use api::field::FieldError;
+use api::schema::TypeRef;
 use api::{Resource, Status, Subresource};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -44,7 +45,7 @@ use crate::subresources;
 /// What a client is told whose request ended in a panic; the log has the rest.
 pub const PANICKED: &str = "This request caused apiserver to panic. Look in the logs for details.";
 /// Server-side apply.
-const APPLY: &str = "application/apply-patch+yaml";
+pub const APPLY: &str = "application/apply-patch+yaml";
 /// Longest name of a field manager.
 const MANAGER_MAX: usize = 128;
 
@@ -382,17 +383,7 @@ impl Server {
                 self.registry().update(&ctx, resource, &i.namespace, &i.name, &i.subresource, create, &change).await
             }
             _ if negotiate::media_type(&call.parts.headers) == APPLY => {
-                if call.query.get("fieldManager").is_none_or(str::is_empty) {
-                    let e = FieldError::required("fieldManager", "is required for apply patch");
-                    return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &vec![e]));
-                }
-                let strict = ctx.field_validation == FieldValidation::Strict;
-                let config = api::codec::decode_applied(body, &resource.schema, strict)?;
-                for field in ["apiVersion", "kind"] {
-                    if config.value[field].as_str().is_none_or(str::is_empty) {
-                        return Err(Status::bad_request(format!("an applied configuration must have {field}")));
-                    }
-                }
+                let config = decode_applied(call, &ctx, &resource.schema, body)?;
                 let force = call.query.flag("force");
                 let (ns, name, sub) = (&i.namespace, &i.name, &i.subresource);
                 Box::pin(self.registry().apply(&ctx, resource, ns, name, sub, config, force)).await
@@ -497,6 +488,18 @@ pub fn decode_body(call: &Call, resource: &Resource, body: &[u8]) -> Result<Deco
         negotiate::Body::Protobuf => api::codec::check(api::protobuf::decode(body)?, &resource.schema),
         format => api::codec::decode(body, format == negotiate::Body::Yaml, &resource.schema),
     }
+}
+
+/// Decodes a body as a configuration that is to be applied to an object of a type.
+///
+/// # Errors
+/// 400, 422, 500 as upstream.
+pub fn decode_applied(call: &Call, ctx: &WriteContext, t: &TypeRef, body: &[u8]) -> Result<Configuration, Status> {
+    if call.query.get("fieldManager").is_none_or(str::is_empty) {
+        let e = FieldError::required("fieldManager", "is required for apply patch");
+        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &vec![e]));
+    }
+    api::codec::decode_applied(body, t, ctx.field_validation == FieldValidation::Strict)
 }
 
 /// Decodes a body as a tree, whatever it is of.

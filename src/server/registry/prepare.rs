@@ -175,7 +175,7 @@ pub(super) fn keep_system_metadata(new: &mut Value, old: &Value) {
     }
 }
 
-pub(super) fn keep_all_but_status(new: &mut Value, old: &Value, keeps_metadata: bool) {
+pub(super) fn keep_all_but_status(new: &mut Value, old: &Value, keeps: &[&str]) {
     let (Some(n), Some(o)) = (new.as_object_mut(), old.as_object()) else { return };
     n.retain(|k, _| k == "status" || k == "metadata");
     for (k, v) in o {
@@ -184,12 +184,7 @@ pub(super) fn keep_all_but_status(new: &mut Value, old: &Value, keeps_metadata: 
         }
     }
     if let Some(m) = n.get_mut("metadata").and_then(Value::as_object_mut) {
-        let fixed: &[&str] = if keeps_metadata {
-            &["ownerReferences", "finalizers", "labels", "annotations"]
-        } else {
-            &["ownerReferences", "finalizers"]
-        };
-        for field in fixed {
+        for field in ["ownerReferences", "finalizers"].iter().chain(keeps) {
             match old["metadata"].get(*field) {
                 Some(v) => m.insert((*field).into(), v.clone()),
                 None => m.remove(*field),

@@ -21,8 +21,8 @@ const ACTIONS: [&str; 3] = ["Audit", "Deny", "Warn"];
 pub(in crate::kinds) struct Policy;
 
 impl Strategy for Policy {
-    fn status_keeps_metadata(&self) -> bool {
-        true
+    fn status_keeps(&self) -> &'static [&'static str] {
+        &["labels", "annotations"]
     }
 
     fn prepare_create(&self, o: &mut Value) {
