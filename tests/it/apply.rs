@@ -44,7 +44,8 @@ fn appliers_and_updaters_share_an_object() {
     apply(&more.replace("{name: web, labels: {app: web}}", "{name: web}"));
     assert_eq!(c.field(&["deploy", "web"], ".metadata.labels"), "", "what is given up goes");
 
-    let sidecar = |containers: &str| more.replace("[{name: c, image: nginx, ports: [{containerPort: 80}]}]", containers);
+    let sidecar =
+        |containers: &str| more.replace("[{name: c, image: nginx, ports: [{containerPort: 80}]}]", containers);
     apply(&sidecar("[{name: c, image: nginx}, {name: s, image: nginx}]"));
     apply(&sidecar("[{name: s, image: nginx}, {name: c, image: nginx}]"));
     let names = c.kubectl(&["get", "deploy", "web", "-o", "jsonpath={.spec.template.spec.containers[*].name}"]);
