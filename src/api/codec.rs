@@ -133,6 +133,31 @@ pub fn check(value: Value, t: &TypeRef) -> Result<Decoded, Status> {
     Ok(Decoded { value, unknown, duplicate: Vec::new() })
 }
 
+/// What upstream's converter of trees says where its JSON decoder says that a value has the wrong
+/// type; `None` for other messages.
+pub fn unconvertible(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("json: cannot unmarshal ")?;
+    let (is, rest) = rest.split_once(' ')?;
+    let (_, wanted) = rest.rsplit_once(" of type ")?;
+    let is = match is {
+        "number" => "int64",
+        "object" => "map",
+        "array" => "slice",
+        other => other,
+    };
+    Some(match wanted {
+        w if w.starts_with("map[") => format!("cannot restore map from {is}"),
+        w if w.starts_with("[]") => format!("cannot restore slice from {is}"),
+        // These decode themselves.
+        "intstr.IntOrString" | "resource.Quantity" | "v1.Time" | "v1.MicroTime" => {
+            format!("json: {}", message.split_once("json: ")?.1)
+        }
+        w if w.contains('.') => format!("cannot restore struct from: {is}"),
+        "string" if is == "int64" => "cannot convert int64 to string".to_owned(),
+        w => format!("unrecognized type: {w}"),
+    })
+}
+
 /// Whether objects and lists nest deeper than so many levels.
 pub(crate) fn nests_deeper(value: &Value, levels: usize) -> bool {
     match value {

@@ -44,6 +44,7 @@ pub use k8s_openapi::api as k8s;
 pub use k8s_openapi::apimachinery::pkg as meta;
 pub use object::labels::{LabelSet, Labels};
 pub use object::{Meta, Object, OwnerRef, key_of, split_key};
+pub use printed::printed;
 pub use resource::{Column, Convert, Plain, Resource, Strategy, Subresource};
 pub use status::Status;
 

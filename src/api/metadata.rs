@@ -67,7 +67,6 @@ pub fn validate_object_meta(
 
 /// All that is wrong with a change of metadata.
 pub fn validate_object_meta_update(new: &Value, old: &Value) -> ErrorList {
-    let builtin = is_builtin(new);
     let (new, old) = (&new["metadata"], &old["metadata"]);
     let mut errors = ErrorList::new();
     if !old["deletionTimestamp"].is_null() {
@@ -91,9 +90,6 @@ pub fn validate_object_meta_update(new: &Value, old: &Value) -> ErrorList {
     errors.extend(validate_labels(&new["labels"], "metadata.labels"));
     errors.extend(validate_annotations(&new["annotations"], "metadata.annotations"));
     errors.extend(owner_references(&new["ownerReferences"]));
-    if builtin {
-        errors.extend(standard_finalizers(&new["finalizers"]));
-    }
     errors
 }
 

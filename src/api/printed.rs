@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 /// A value as Go prints it with `%v`: `map[a:1 b:[x y]]`.
-pub(crate) fn printed(value: &Value) -> String {
+pub fn printed(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::String(s) => s.clone(),

@@ -163,3 +163,18 @@ fn what_cannot_be_applied_says_where() {
     let twice = said(&format!("{head}spec: {{}}\nspec: {{}}\n"));
     assert!(twice.ends_with("line 6: key \"spec\" already set in map"), "{twice}");
 }
+
+#[test]
+fn a_wrong_type_is_told_as_the_converter_does() {
+    let said = |value: Value| {
+        let mut object = json!({"metadata": {"name": "a"}, "spec": {"containers": []}});
+        crate::patch::merge(&object.clone(), &value).clone_into(&mut object);
+        unconvertible(&check(object, &pod()).unwrap_err().message).unwrap()
+    };
+    assert_eq!(said(json!({"metadata": {"labels": {"a": 1}}})), "cannot convert int64 to string");
+    assert_eq!(said(json!({"spec": {"terminationGracePeriodSeconds": "x"}})), "unrecognized type: int64");
+    assert_eq!(said(json!({"spec": {"nodeSelector": "x"}})), "cannot restore map from string");
+    assert_eq!(said(json!({"spec": {"containers": {}}})), "cannot restore slice from map");
+    assert_eq!(said(json!({"spec": []})), "cannot restore struct from: slice");
+    assert_eq!(unconvertible("another message"), None);
+}

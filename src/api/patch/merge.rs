@@ -2,11 +2,22 @@
 
 use serde_json::Value;
 
-/// Applies a merge patch: maps are merged, null removes, all else replaces.
+use super::without_nulls;
+
+/// Applies a merge patch: maps are merged, null removes, all else replaces. As upstream, nulls in the
+/// maps of a list's items remove, too, though there is nothing to remove.
 pub fn merge(current: &Value, patch: &Value) -> Value {
     let mut value = current.clone();
-    json_patch::merge(&mut value, patch);
+    json_patch::merge(&mut value, &with_plain_lists(patch));
     value
+}
+
+fn with_plain_lists(patch: &Value) -> Value {
+    match patch {
+        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), with_plain_lists(v))).collect(),
+        Value::Array(_) => without_nulls(patch.clone()),
+        other => other.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -21,5 +32,6 @@ mod tests {
             merge(&current, &json!({"a": {"b": null, "d": 3}, "l": [3]})),
             json!({"a": {"c": 2, "d": 3}, "l": [3]})
         );
+        assert_eq!(merge(&current, &json!({"l": [{"x": null, "y": [{"z": null}]}]}))["l"], json!([{"y": [{}]}]));
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
+use super::without_nulls;
 use crate::printed::printed;
 use crate::schema::TypeRef;
 use crate::status::Status;
@@ -41,7 +42,7 @@ fn other_error(message: String) -> Status {
 
 fn unknown_directive(directive: &Value, map: &Object) -> Status {
     let text = directive.as_str().map_or_else(|| directive.to_string(), str::to_owned);
-    other_error(format!("unknown patch type: {text} in map: {}", Value::Object(map.clone())))
+    other_error(format!("unknown patch type: {text} in map: {}", printed(&Value::Object(map.clone()))))
 }
 
 fn no_merge_key(map: &Object, key: &str) -> Status {
@@ -77,7 +78,7 @@ fn merge_map(mut original: Object, mut patch: Object, t: &TypeRef) -> Result<Obj
                 }
             }
             (Some(Value::Array(old)), Value::Array(new)) => Some(Value::Array(merge_list_field(old, new, &field)?)),
-            (_, new) => without_directives(new),
+            (_, new) => without_directives(without_nulls(new)),
         };
         if let Some(value) = merged {
             original.insert(key, value);
@@ -117,6 +118,9 @@ fn merge_ordered_lists(original: &mut Object, patch: &mut Object, t: &TypeRef) -
         if let Some(new) = &new {
             check_order(new, &order, key)?;
         }
+        if [&old, &new].iter().all(|list| list.as_ref().is_none_or(Vec::is_empty)) && (old.is_some() || new.is_some()) {
+            return Err(other_error("no elements in any of the given slices".to_owned()));
+        }
         let merged = match (&old, new) {
             (None, None) => continue,
             (Some(old), None) => old.clone(),
@@ -142,23 +146,35 @@ fn list_at(map: &Object, name: &str) -> Result<Option<Vec<Value>>, Status> {
     }
 }
 
-/// The items of a patch list must occur in the order list, in the same order.
+/// The items of a patch list must occur in the order list, in the same order. Those that are
+/// directives need not, unless the order list has ended before them.
 fn check_order(patch: &[Value], order: &[Value], key: &str) -> Result<(), Status> {
-    let mut rest = order.iter();
-    for item in patch.iter().filter(|i| i.get(PATCH).is_none_or(|d| d != "delete")) {
-        if item.get(PATCH).is_some() {
+    if patch.is_empty() || order.is_empty() {
+        return Ok(());
+    }
+    let is_deleted = |item: &&Value| !key.is_empty() && item.get(PATCH).is_some_and(|d| d == "delete");
+    let mut items = patch.iter().filter(|i| !is_deleted(i)).peekable();
+    let mut order_left = order.iter();
+    while let Some(item) = items.peek() {
+        let is_directive = item.get(PATCH).is_some();
+        let Some(next) = order_left.as_slice().first() else {
+            return Err(other_error(format!(
+                "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                printed(&Value::Array(patch.to_vec())),
+                printed(&Value::Array(order.to_vec()))
+            )));
+        };
+        if is_directive {
+            items.next();
             continue;
         }
         if !key.is_empty() && item.get(key).is_none() {
             return Err(no_merge_key(item.as_object().unwrap_or(&Object::new()), key));
         }
-        if !rest.any(|o| same(o, item, key)) {
-            return Err(other_error(format!(
-                "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
-                Value::Array(patch.to_vec()),
-                Value::Array(order.to_vec())
-            )));
+        if same(next, item, key) {
+            items.next();
         }
+        order_left.next();
     }
     Ok(())
 }
@@ -223,9 +239,11 @@ fn merge_objects(old: Vec<Value>, new: Vec<Value>, items: &TypeRef, key: &str) -
         match identity(item, key).and_then(|id| at.get(id)).and_then(|i| old.get_mut(*i)) {
             Some(Value::Object(found)) => *found = merge_map(std::mem::take(found), patch.clone(), items)?,
             _ => {
-                if let (Some(added), Some(id)) = (without_directives(item.clone()), identity(item, key)) {
+                // As upstream: what is said below a new item is taken as it is, and directives are
+                // fields that its type does not have.
+                if let Some(id) = identity(item, key) {
                     at.insert(id, old.len());
-                    old.push(added);
+                    old.push(item.clone());
                 }
             }
         }
@@ -298,31 +316,15 @@ fn delete_from_list(original: &mut Object, field: &str, values: &Value) -> Resul
     }
 }
 
-/// A value that is new to the object: without directives, and without null in maps.
-/// What only says `$patch: delete` is nothing.
+/// A value that is new to the object, without the maps and items that are directives.
 fn without_directives(value: Value) -> Option<Value> {
     match value {
+        Value::Object(map) if map.contains_key(PATCH) => None,
         Value::Object(map) => {
-            if map.get(PATCH).is_some_and(|d| d == "delete") {
-                return None;
-            }
-            let kept = map
-                .into_iter()
-                .filter(|(key, value)| {
-                    !value.is_null()
-                        && key != PATCH
-                        && key != RETAIN_KEYS
-                        && !key.starts_with(DELETE_FROM_LIST)
-                        && !key.starts_with(SET_ORDER)
-                })
-                .filter_map(|(key, value)| Some((key, without_directives(value)?)))
-                .collect();
-            Some(Value::Object(kept))
+            let kept = map.into_iter().filter_map(|(key, value)| Some((key, without_directives(value)?)));
+            Some(Value::Object(kept.collect()))
         }
-        Value::Array(list) => {
-            let list = list.into_iter().filter(|item| item.get(PATCH).is_none_or(|d| d != "replace"));
-            Some(Value::Array(list.filter_map(without_directives).collect()))
-        }
+        Value::Array(list) => Some(Value::Array(list.into_iter().filter_map(without_directives).collect())),
         other => Some(other),
     }
 }

@@ -29,10 +29,18 @@ fn known_cases() {
             json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "3"}]}),
         ),
         (
-            "new items follow the server's",
+            "new items come first, as they are",
             two.clone(),
-            json!({"containers": [{"name": "c", "image": null, "tty": true}]}),
-            json!({"containers": [{"name": "c", "tty": true}, {"name": "a", "image": "1"}, {"name": "b", "image": "2"}]}),
+            json!({"containers": [{"name": "c", "image": null, "env": [{"name": "E", "$patch": "delete"}]}]}),
+            json!({"containers": [{"name": "c", "image": null, "env": [{"name": "E", "$patch": "delete"}]},
+                {"name": "a", "image": "1"}, {"name": "b", "image": "2"}]}),
+        ),
+        (
+            "new fields come without nulls and directives",
+            json!({}),
+            json!({"containers": [{"name": "c", "image": null}, {"name": "d", "$patch": "delete"}],
+                "nodeSelector": {"$patch": "replace", "a": "1"}, "securityContext": {"runAsUser": null}}),
+            json!({"containers": [{"name": "c"}], "securityContext": {}}),
         ),
         (
             "delete an item",
@@ -101,11 +109,12 @@ fn known_cases() {
             json!({"securityContext": {}}),
         ),
         (
-            "directives vanish from what is new",
+            "what is a directive vanishes from what is new",
             json!({}),
             json!({"securityContext": {"$patch": "replace", "fsGroup": 3}, "containers": [{"name": "a", "$patch": "delete"}, {"name": "b",
                 "$setElementOrder/ports": [{"containerPort": 1}], "ports": [{"containerPort": 1}]}]}),
-            json!({"securityContext": {"fsGroup": 3}, "containers": [{"name": "b", "ports": [{"containerPort": 1}]}]}),
+            json!({"containers": [{"name": "b", "$setElementOrder/ports": [{"containerPort": 1}],
+                "ports": [{"containerPort": 1}]}]}),
         ),
         (
             "ports merge by number",

@@ -567,7 +567,7 @@ pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Cha
             return Err(Status::invalid(&of.0, &of.1, name, &vec![e]));
         }
         if kind == "application/strategic-merge-patch+json" {
-            return api::codec::check(merged, &schema);
+            return api::codec::check(merged, &schema).map_err(|e| bad_strategic_patch(&patch, &e));
         }
         let text = merged.to_string();
         let decoded = api::codec::check(merged, &schema).map_err(|e| bad_patch(&text, e.message))?;
@@ -577,6 +577,14 @@ pub fn patch_of(call: &Call, resource: &Resource, body: &[u8]) -> Result<Box<Cha
         }
         Ok(decoded)
     }))
+}
+
+/// What upstream says of a strategic merge patch that makes an object which cannot be read.
+fn bad_strategic_patch(patch: &Value, e: &Status) -> Status {
+    let said = e.message.split_once(" cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": "));
+    let why = api::codec::unconvertible(&e.message).or(said.map(|(_, why)| why.to_owned()));
+    let e = FieldError::invalid("patch", api::printed(patch), why.unwrap_or_else(|| e.message.clone()));
+    Status::invalid("", "", "", &vec![e])
 }
 
 /// What upstream says of a patch that makes an object which cannot be read.
