@@ -9,7 +9,8 @@ use serde_json::Value;
 
 const NANO: i128 = 1_000_000_000;
 const MAX: i128 = (i64::MAX as i128) * NANO;
-const WRONG: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+pub(crate) const WRONG: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 const WRONG_NUMBER: &str = "unable to parse numeric part of quantity";
 const WRONG_SUFFIX: &str = "unable to parse quantity's suffix";
 
@@ -119,6 +120,14 @@ impl Quantity {
     /// Upstream's message.
     pub fn from_meta(quantity: &crate::meta::api::resource::Quantity) -> Result<Quantity, String> {
         Quantity::parse(&quantity.0)
+    }
+
+    /// The amount in whole thousandths, rounded away from zero.
+    pub fn rounded_up_to_milli(self) -> Quantity {
+        const MILLI: i128 = NANO / 1000;
+        let rest = self.nanos % MILLI;
+        let up = if rest == 0 { 0 } else { MILLI * self.nanos.signum() - rest };
+        Quantity { nanos: self.nanos + up, format: self.format }
     }
 
     /// A whole amount.

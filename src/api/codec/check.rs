@@ -1,7 +1,7 @@
 //! A tree against a type: what Go's JSON decoder accepts, changes and refuses.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Map, Value};
 
 use crate::quantity::Quantity;
@@ -50,7 +50,15 @@ impl Checker {
     }
 
     fn wrong(&self, value: &Value, t: &TypeRef) -> String {
-        self.mismatch(json_kind(value), &t.go_type())
+        // Some types decode themselves, as another; a map of quantities has a name.
+        let wanted = match t.shape() {
+            Shape::Quantity => return crate::quantity::WRONG.to_owned(),
+            Shape::Time | Shape::MicroTime => "string".to_owned(),
+            Shape::IntOrString => "int32".to_owned(),
+            _ if is_resource_list(t) => "v1.ResourceList".to_owned(),
+            _ => t.go_type(),
+        };
+        self.mismatch(json_kind(value), &wanted)
     }
 
     /// One value; `None` where it is to be dropped.
@@ -121,9 +129,13 @@ impl Checker {
         let values = t.values().unwrap_or_else(TypeRef::any);
         for (name, value) in map {
             let length = self.step(&name);
-            let kept = self.value(value, &values)?;
+            let mut kept = self.value(value, &values)?.unwrap_or_else(|| zero(&values));
+            if is_resource_list(t) {
+                // Upstream's default: no resource is told in less than thousandths.
+                kept = Quantity::from_value(&kept)?.rounded_up_to_milli().to_string().into();
+            }
             self.path.truncate(length);
-            out.insert(name, kept.unwrap_or_else(|| zero(&values)));
+            out.insert(name, kept);
         }
         Ok(Value::Object(out))
     }
@@ -150,6 +162,10 @@ impl Checker {
         self.path.push_str(name);
         length
     }
+}
+
+fn is_resource_list(t: &TypeRef) -> bool {
+    t.is_typed() && t.values().is_some_and(|v| v.shape() == Shape::Quantity)
 }
 
 /// What Go leaves where null stands in a list or map.
@@ -184,17 +200,40 @@ fn instant(text: &str, micro: bool) -> Result<String, String> {
     }
 }
 
+/// As Go's decoder: line ends are skipped, and bits of the last letter that say nothing are dropped.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&base64::alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
 fn base64(text: String) -> Result<String, String> {
-    // Go skips line ends.
-    let text = if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "") } else { text };
-    match STANDARD.decode(&text) {
-        Ok(_) => Ok(text),
-        Err(e) => {
-            let at = match e {
-                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => text.len(),
-            };
-            Err(format!("illegal base64 data at input byte {at}"))
+    let joined = text.contains(['\r', '\n']).then(|| text.replace(['\r', '\n'], ""));
+    match BASE64.decode(joined.as_deref().unwrap_or(&text)) {
+        Ok(bytes) if text.ends_with('=') => Ok(BASE64.encode(bytes)),
+        Ok(_) => Ok(joined.unwrap_or(text)),
+        Err(_) => Err(format!("illegal base64 data at input byte {}", wrong_byte(text.as_bytes()))),
+    }
+}
+
+/// Where Go's decoder finds text that is not base64: at the byte, or where a group of four begins
+/// that is not whole.
+fn wrong_byte(text: &[u8]) -> usize {
+    let mut all = text.iter().enumerate().filter(|(_, b)| !matches!(b, b'\r' | b'\n'));
+    let mut group = 0;
+    while let Some((at, byte)) = all.next() {
+        match byte {
+            b'=' if group < 2 => return at,
+            b'=' => {
+                if group == 2 {
+                    match all.next() {
+                        None => return text.len(),
+                        Some((next, b)) if *b != b'=' => return next - 1,
+                        Some(_) => {}
+                    }
+                }
+                return all.next().map_or(text.len(), |(next, _)| next);
+            }
+            b if b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/') => group = (group + 1) % 4,
+            _ => return at,
         }
     }
+    text.len() - group
 }

@@ -178,3 +178,53 @@ fn a_wrong_type_is_told_as_the_converter_does() {
     assert_eq!(said(json!({"spec": []})), "cannot restore struct from: slice");
     assert_eq!(unconvertible("another message"), None);
 }
+
+#[test]
+fn resources_are_told_in_thousandths() {
+    let t = Schemas::builtin().type_of("", "v1", "ResourceQuota").unwrap();
+    let hard = |amount: Value| {
+        let decoded = decode_json(&json!({"spec": {"hard": {"cpu": amount}}}), &t);
+        decoded.map(|d| d.value["spec"]["hard"]["cpu"].as_str().unwrap().to_owned()).map_err(|e| e.message)
+    };
+    for (amount, told) in [("1u", "1m"), ("0.1n", "1m"), ("123456789n", "124m"), ("1.5", "1500m"), ("-1u", "-1m")] {
+        assert_eq!(hard(json!(amount)).unwrap(), told);
+    }
+    assert_eq!(hard(Value::Null).unwrap(), "0");
+    assert!(
+        hard(json!({}))
+            .unwrap_err()
+            .ends_with("quantities must match the regular expression \'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$\'")
+    );
+    let e = decode_json(&json!({"spec": {"hard": 1}}), &t).unwrap_err().message;
+    assert!(
+        e.ends_with("cannot unmarshal number into Go struct field ResourceQuotaSpec.spec.hard of type v1.ResourceList"),
+        "{e}"
+    );
+}
+
+#[test]
+fn base64_is_read_as_go_reads_it() {
+    let t = Schemas::builtin().type_of("", "v1", "Secret").unwrap();
+    let read = |text: &str| {
+        let decoded = decode_json(&json!({"data": {"a": text}}), &t);
+        decoded.map(|d| d.value["data"]["a"].as_str().unwrap().to_owned()).map_err(|e| e.message)
+    };
+    for (text, at) in [
+        ("abc", 0),
+        ("YWJjZ", 4),
+        ("::1", 0),
+        ("a b", 1),
+        ("YWJj\nYW", 5),
+        ("YW=", 3),
+        ("YWJjZA=", 7),
+        ("YWJj=", 4),
+        ("====", 0),
+        ("YW==YQ==", 4),
+    ] {
+        let e = read(text).unwrap_err();
+        assert!(e.ends_with(&format!("illegal base64 data at input byte {at}")), "{text}: {e}");
+    }
+    for (text, told) in [("YWI=", "YWI="), ("YWJ=", "YWI="), ("YW==", "YQ=="), ("YW\nJj", "YWJj"), ("", "")] {
+        assert_eq!(read(text).unwrap(), told);
+    }
+}
